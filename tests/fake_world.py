@@ -1,0 +1,69 @@
+"""A toy world with the verbs of `WorldModel`: its frame shows prompt, episode, age, action and what was done before.
+
+Here so that env, agents, play and recorder are tested in microseconds. Leaves out networks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from worldsim.actions import ActionCodec
+from worldsim.types import Outcome, Rows, WorldInfo
+
+ARROWS = {"rest": [0], "bindings": [{"keys": [key], "set": {"0": i + 1}} for i, key in enumerate(("a", "d", "left"))]}
+PROMPT, EPISODE, AGE, ACTION, PAST = range(5)  # bands of eight lines, top to bottom, each a grey of its number
+
+
+@dataclass(frozen=True)
+class FakeState(Rows):
+    context: Tensor  # [b] int64, a hash of everything done since the start
+    latent: Tensor  # [b 3 1 1]: prompt, action, luck
+    age: Tensor  # [b]
+    address: Tensor  # [b 3]
+
+
+class FakeWorld:
+    num_prompts, steps, device = 5, 1, torch.device("cpu")
+
+    def __init__(self, action_space=None, keymap=ARROWS, fps=1000.0, end=0.1, **facts):
+        space = spaces.Discrete(4) if action_space is None else action_space
+        space = None if space == "none" else space
+        self.info = WorldInfo("fake", "nothing", fps, space, (40, 48, 3), keymap, **facts)
+        self.action_codec = ActionCodec(space)
+        self.end = end  # the chance that a step ends the episode
+        self._buffer = torch.zeros(0)
+
+    def initial(self, prompt, address):
+        latent = torch.stack((prompt.float(), *torch.zeros(2, len(prompt))), -1)[..., None, None]
+        return FakeState(prompt.clone(), latent, torch.zeros_like(prompt), address)
+
+    def step(self, state, action):
+        address = state.address + torch.tensor([0, 0, 1])
+        luck, end = _draw(address)
+        weights = torch.arange(action.shape[1], dtype=torch.float32)
+        number = (action * weights).sum(-1)
+        context = (state.context * 31 + (number * 8 + luck * 100).long() + 1) % 251
+        latent = torch.stack((state.latent[:, 0, 0, 0], number, luck), -1)[..., None, None]
+        return FakeState(context, latent, state.age + 1, address), Outcome(luck + number, end < self.end)
+
+    def observe(self, state):
+        shown = (state.latent[:, 0, 0, 0], state.address[:, 1], state.age, state.latent[:, 1, 0, 0] * 8, state.context)
+        bands = torch.stack([value.long() % 256 for value in shown], -1).to(torch.uint8)
+        if len(self._buffer) != len(bands):
+            self._buffer = torch.zeros(len(bands), *self.info.frame_shape, dtype=torch.uint8)
+        self._buffer[:] = bands.repeat_interleave(8, 1)[:, :, None, None]
+        return self._buffer  # used again and again: whoever hands it out must copy
+
+
+def _draw(address):
+    """Returns two numbers in [0, 1) for each row: a hash of its address, far quicker than the library's noise."""
+    mixed = (address * torch.tensor([7919, 104729, 1299709])).sum(-1) % 100_003
+    mixed = mixed * mixed * 31 % 1_000_003
+    return mixed % 1000 / 1000, mixed // 1000 / 1001
+
+
+def read(frame, band):
+    """Returns the number that a band of a frame shows."""
+    return int(frame[8 * band + 4, 24, 0])

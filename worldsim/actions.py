@@ -1,0 +1,290 @@
+"""Any Gymnasium action space as vectors: packed rows for disk and keymaps, encoded vectors for networks.
+
+Here so that games, recorder, models, environments and the keyboard speak of actions in one way.
+Leaves out learning: the null action is the last channel of the vector, so the first linear layer learns what it means.
+
+A **packed action** is a float64 row `[k]` of the action's own numbers (a Discrete is one number, a Dict the
+concatenation of its parts in the space's order): lossless. An **encoded action** is a float32 vector `[a]`: one-hot for
+choices, 0/1 for buttons, [-1, 1] for bounded boxes, and one more channel that is 1 where the action is unknown.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+_TABLE_LIMIT = 64  # more combinations than this are not offered as one Discrete
+
+
+def leaves(space: gym.Space) -> list[gym.Space]:
+    """Returns the simple spaces a space is made of, in its own order."""
+    if isinstance(space, spaces.Dict):
+        return [leaf for part in space.spaces.values() for leaf in leaves(part)]
+    if isinstance(space, spaces.Tuple):
+        return [leaf for part in space.spaces for leaf in leaves(part)]
+    if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)):
+        raise ValueError(
+            f"expected an action space of Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple, found {space}; "
+            "wrap the game so that its actions are one of these"
+        )
+    return [space]
+
+
+def packed_width(space: gym.Space) -> int:
+    """Returns k, the length of a packed action."""
+    return sum(int(np.prod(leaf.shape)) for leaf in leaves(space))
+
+
+def pack(space: gym.Space, action: Any, rows: int | None = None) -> np.ndarray:
+    """Returns an action as float64 `[k]`, or a batch as Gymnasium batches it as `[rows k]`.
+
+    Raises ValueError where the action is not in the space; the message says what was expected and found.
+    """
+    count = 1 if rows is None else rows
+    packed = np.concatenate([_pack_leaf(leaf, value, count) for leaf, value in _walk(space, action)], axis=1)
+    return packed[0] if rows is None else packed
+
+
+def _walk(space: gym.Space, action: Any):
+    if isinstance(space, spaces.Dict):
+        if not hasattr(action, "keys") or set(action.keys()) != set(space.spaces):
+            raise ValueError(f"expected an action with the keys {list(space.spaces)}, found {action!r:.80}")
+        for key, part in space.spaces.items():
+            yield from _walk(part, action[key])
+    elif isinstance(space, spaces.Tuple):
+        if not isinstance(action, (tuple, list)) or len(action) != len(space.spaces):
+            raise ValueError(f"expected an action of {len(space.spaces)} parts, found {action!r:.80}")
+        for part, value in zip(space.spaces, action, strict=True):
+            yield from _walk(part, value)
+    else:
+        yield leaves(space)[0], action
+
+
+def _pack_leaf(leaf: gym.Space, value: Any, rows: int) -> np.ndarray:
+    try:
+        flat = np.asarray(value, dtype=np.float64).reshape(rows, -1)
+    except (TypeError, ValueError):
+        flat = np.empty((rows, 0))
+    if flat.shape[1] != int(np.prod(leaf.shape)):
+        raise ValueError(f"expected {rows} action(s) of {leaf}, found {value!r:.80}")
+    low, high = _bounds(leaf)
+    whole = isinstance(leaf, spaces.Box) and np.issubdtype(leaf.dtype, np.floating)
+    if not (np.isfinite(flat).all() and (flat >= low).all() and (flat <= high).all()):
+        raise ValueError(f"expected an action in {leaf}, found {np.asarray(value).tolist()!r:.80}")
+    if not whole and not (flat == np.round(flat)).all():
+        raise ValueError(f"expected whole numbers for {leaf}, found {np.asarray(value).tolist()!r:.80}")
+    return flat
+
+
+def _bounds(leaf: gym.Space) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and highest value of each number, float64 `[n]` each."""
+    if isinstance(leaf, spaces.Discrete):
+        return np.array([leaf.start], float), np.array([leaf.start + leaf.n - 1], float)
+    if isinstance(leaf, spaces.MultiDiscrete):
+        return leaf.start.ravel().astype(float), (leaf.start + leaf.nvec - 1).ravel().astype(float)
+    if isinstance(leaf, spaces.MultiBinary):
+        size = int(np.prod(leaf.shape))
+        return np.zeros(size), np.ones(size)
+    return leaf.low.ravel().astype(float), leaf.high.ravel().astype(float)
+
+
+def unpack(space: gym.Space, packed: np.ndarray) -> Any:
+    """Returns the native action of a packed row `[k]`: the inverse of `pack`."""
+    action, rest = _unpack(space, np.asarray(packed, dtype=np.float64))
+    if len(rest):
+        raise ValueError(f"expected a packed action of {packed_width(space)} numbers, found {len(packed)}")
+    return action
+
+
+def _unpack(space: gym.Space, row: np.ndarray) -> tuple[Any, np.ndarray]:
+    if isinstance(space, spaces.Dict):
+        parts = {}
+        for key, part in space.spaces.items():
+            parts[key], row = _unpack(part, row)
+        return parts, row
+    if isinstance(space, spaces.Tuple):
+        values = []
+        for part in space.spaces:
+            value, row = _unpack(part, row)
+            values.append(value)
+        return tuple(values), row
+    size = int(np.prod(space.shape))
+    value = row[:size].reshape(space.shape).astype(space.dtype)
+    return (np.int64(value) if isinstance(space, spaces.Discrete) else value), row[size:]
+
+
+def space_to_json(space: gym.Space) -> dict:
+    """Returns a space as plain data; `space_from_json` is its inverse."""
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": {key: space_to_json(part) for key, part in space.spaces.items()}}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": list(space.shape)}
+    leaf = leaves(space)[0]
+    bounds = {name: [repr(x) for x in getattr(leaf, name).ravel().tolist()] for name in ("low", "high")}
+    return {"type": "Box", **bounds, "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def space_from_json(data: dict) -> gym.Space:
+    """Returns the space that `space_to_json` wrote. Raises ValueError for a kind it does not know."""
+    kind = data["type"]
+    if kind == "Dict":
+        return spaces.Dict([(key, space_from_json(part)) for key, part in data["spaces"].items()])
+    if kind == "Tuple":
+        return spaces.Tuple([space_from_json(part) for part in data["spaces"]])
+    if kind == "Discrete":
+        return spaces.Discrete(data["n"], start=data["start"])
+    if kind == "MultiDiscrete":
+        return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(data["n"][0] if len(data["n"]) == 1 else data["n"])
+    if kind == "Box":
+        dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
+        low, high = (np.array([float(x) for x in data[name]]).astype(dtype).reshape(shape) for name in ("low", "high"))
+        return spaces.Box(low, high, shape, dtype.type)
+    raise ValueError(f"expected a space of a known type, found {kind!r}; the file may come from a newer worldsim")
+
+
+class ActionCodec:
+    """Encodes packed actions as vectors for networks, and keeps the table of actions for agents that take a Discrete.
+
+    `space` None stands for recordings without actions: the vector is the null channel alone.
+    """
+
+    def __init__(self, space: gym.Space | None, table: np.ndarray | None = None):
+        self.space = space
+        self._leaves = leaves(space) if space is not None else []
+        self.width = sum(_encoded_width(leaf) for leaf in self._leaves) + 1
+        self.null = torch.zeros(self.width)
+        self.null[-1] = 1
+        self.table = default_table(space) if table is None else np.asarray(table, dtype=np.float64)
+
+    def encode(self, packed: np.ndarray | Tensor) -> Tensor:
+        """Encodes packed actions `[... k]` as float32 `[... a]`."""
+        packed = torch.as_tensor(packed)
+        parts, start = [], 0
+        for leaf in self._leaves:
+            size = int(np.prod(leaf.shape))
+            parts.append(_encode_leaf(leaf, packed[..., start : start + size]))
+            start += size
+        parts.append(torch.zeros(*packed.shape[:-1], 1, device=packed.device))
+        return torch.cat(parts, -1)
+
+
+def _encoded_width(leaf: gym.Space) -> int:
+    if isinstance(leaf, spaces.Discrete):
+        return int(leaf.n)
+    if isinstance(leaf, spaces.MultiDiscrete):
+        return int(leaf.nvec.sum())
+    return int(np.prod(leaf.shape))
+
+
+def _encode_leaf(leaf: gym.Space, values: Tensor) -> Tensor:
+    """Encodes one simple space's numbers `[... n]`."""
+    low, high = (torch.as_tensor(bound, device=values.device) for bound in _bounds(leaf))
+    if isinstance(leaf, (spaces.Discrete, spaces.MultiDiscrete)):
+        choices = (values - low).long().unbind(-1)
+        sizes = (high - low + 1).long().tolist()
+        hot = [torch.nn.functional.one_hot(c, n) for c, n in zip(choices, sizes, strict=True)]
+        return torch.cat(hot, -1).float()
+    if isinstance(leaf, spaces.MultiBinary):
+        return values.float()
+    bounded = torch.isfinite(low) & torch.isfinite(high) & (high > low)
+    scaled = 2 * (values - low) / (high - low) - 1
+    compressed = values.sign() * values.abs().log1p()  # unbounded boxes: large values must not drown the rest
+    return torch.where(bounded, scaled, compressed).float()
+
+
+def default_table(space: gym.Space | None) -> np.ndarray:
+    """Returns packed actions `[n k]`: every combination where at most 64 exist, else rest and one change at a time."""
+    if space is None:
+        return np.zeros((1, 0))
+    choices = [values for leaf in leaves(space) for values in _choices(leaf)]
+    if np.prod([float(len(values)) for values in choices]) <= _TABLE_LIMIT:
+        return np.array(list(itertools.product(*choices)), dtype=np.float64)
+    rest = rest_action(space)
+    changes = [(i, v) for i, values in enumerate(choices) for v in values if v != rest[i]]
+    table = np.tile(rest, (len(changes) + 1, 1))
+    for row, (index, value) in enumerate(changes, start=1):
+        table[row, index] = value
+    return table
+
+
+def _choices(leaf: gym.Space) -> list[list[float]]:
+    """Returns the values each number of a simple space may take in a table."""
+    low, high = _bounds(leaf)
+    if isinstance(leaf, spaces.Box):
+        low, high = np.maximum(low, -1e3), np.minimum(high, 1e3)
+        return [sorted({a, b, float(np.clip(0.0, a, b))}) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    return [[float(x) for x in range(int(a), int(b) + 1)] for a, b in zip(low, high, strict=True)]
+
+
+def rest_action(space: gym.Space) -> np.ndarray:
+    """Returns the packed action `[k]` of doing nothing: each number as near to 0 as its space allows."""
+    bounds = [_bounds(leaf) for leaf in leaves(space)]
+    return np.concatenate([np.clip(0.0, low, high) for low, high in bounds])
+
+
+class Keymap:
+    """Held keys and mouse movement to packed actions.
+
+    `plain` is JSON-able: `{"rest": packed row, "bindings": [{"keys": ["w"], "set": {"0": 1}}, …], "mouse":
+    [{"axis": "x", "component": 4, "scale": 0.05}]}`. Bindings whose keys are all held apply in order of their number
+    of keys, so that a binding of two keys wins over those of one; a key combination without one falls back sensibly.
+    """
+
+    def __init__(self, space: gym.Space, plain: dict):
+        bounds = [_bounds(leaf) for leaf in leaves(space)]
+        self._low, self._high = (np.concatenate(side) for side in zip(*bounds, strict=True))
+        self._rest = np.asarray(plain.get("rest", rest_action(space)), dtype=np.float64)
+        if len(self._rest) != packed_width(space):
+            raise ValueError(f"expected a keymap with a rest of {packed_width(space)} numbers, found {len(self._rest)}")
+        self._bindings = sorted(plain.get("bindings", []), key=lambda binding: len(binding["keys"]))
+        self._mouse = plain.get("mouse", [])
+        self.keys = {key for binding in self._bindings for key in binding["keys"]}
+
+    @property
+    def uses_mouse(self) -> bool:
+        """Whether mouse movement means anything, so that the window should grab it."""
+        return bool(self._mouse)
+
+    def packed(self, held: set[str], mouse: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+        """Returns the packed action `[k]` for the held keys and the mouse movement (pixels right, pixels down)."""
+        row = self._rest.copy()
+        for binding in self._bindings:
+            if held.issuperset(binding["keys"]):
+                for component, value in binding["set"].items():
+                    row[int(component)] = value
+        for axis in self._mouse:
+            row[axis["component"]] += axis["scale"] * mouse["xy".index(axis["axis"])]
+        return np.clip(row, self._low, self._high)
+
+
+def default_keymap(space: gym.Space) -> dict:
+    """Returns a keymap for a game that brings none: digits for choices, arrows and W S A D for the first numbers."""
+    rest, bindings = rest_action(space), []
+    low, high = (np.concatenate(side) for side in zip(*map(_bounds, leaves(space)), strict=True))
+    pairs = iter((("a", "d"), ("s", "w"), ("left", "right"), ("down", "up"), ("q", "e"), ("f", "g")))
+    digits = iter("123456789")
+    for index, leaf in enumerate(leaf for leaf in leaves(space) for _ in range(int(np.prod(leaf.shape)))):
+        if isinstance(leaf, spaces.Box):
+            keys = next(pairs, ())
+            values = (max(low[index], -1.0), min(high[index], 1.0))
+        else:
+            values = [v for v in np.arange(low[index], high[index] + 1) if v != rest[index]]
+            keys = [key for _, key in zip(values, digits, strict=False)]
+        bindings += [
+            {"keys": [key], "set": {str(index): float(value)}} for key, value in zip(keys, values, strict=False)
+        ]
+    return {"rest": rest.tolist(), "bindings": bindings, "mouse": []}

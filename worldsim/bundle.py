@@ -1,0 +1,216 @@
+"""A world on disk: `world.json`, safetensors and a card in one folder that needs nothing else.
+
+Here so that a world can be sent, shipped and loaded by name; classes come from one fixed table, so a bundle runs no code.
+Leaves out optimiser state, which is the trainer's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldsim.actions import ActionCodec, space_from_json, space_to_json
+from worldsim.diffusion.prediction import CleanPrediction
+from worldsim.diffusion.process import RectifiedFlow
+from worldsim.diffusion.samplers import EulerSampler
+from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from worldsim.models.denoiser import Denoiser
+from worldsim.models.outcome import OutcomeConfig, OutcomeModel
+from worldsim.models.transformer import Transformer, TransformerConfig
+from worldsim.models.unet import ConvBackbone, ConvBackboneConfig
+from worldsim.types import Clip, WorldInfo
+from worldsim.world_model import WorldModel
+
+FORMAT_VERSION = 1
+WORLDS = Path(__file__).parent / "worlds"
+MODULES = {
+    "ConvAutoencoder": (ConvAutoencoder, ConvAutoencoderConfig),
+    "ConvBackbone": (ConvBackbone, ConvBackboneConfig),
+    "Transformer": (Transformer, TransformerConfig),
+    "OutcomeModel": (OutcomeModel, OutcomeConfig),
+}
+VALUES = {cls.__name__: cls for cls in (RectifiedFlow, CleanPrediction, EulerSampler)}
+WEIGHTS = ("autoencoder", "denoiser", "outcome", "prompts")
+
+
+def shipped() -> list[str]:
+    """Returns the names of the worlds that come with the package."""
+    return sorted(path.parent.name for path in WORLDS.glob("*/world.json"))
+
+
+def save(world: WorldModel, folder: str | Path, dtype: torch.dtype = torch.float32, card: str = "") -> Path:
+    """Writes a world's bundle whole or not at all, replacing one that is there; weights are stored in `dtype`."""
+    folder = Path(folder)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors = {
+        "autoencoder": world.autoencoder.state_dict(),
+        "denoiser": world.denoiser.state_dict(),
+        "outcome": world.outcome.state_dict(),
+        "prompts": {name: getattr(world.prompts, name) for name in Clip.__dataclass_fields__},
+    }
+    for name, state in tensors.items():
+        save_file({key: _stored(key, value, dtype) for key, value in state.items()}, temporary / f"{name}.safetensors")
+    description = _describe(world) | {"sha256": {name: _sha256(temporary / f"{name}.safetensors") for name in WEIGHTS}}
+    (temporary / "world.json").write_text(json.dumps(description, indent=1) + "\n")
+    (temporary / "README.md").write_text(card or f"# {world.info.name}\n\nA learned world of {world.info.game}.\n")
+    _replace_folder(temporary, folder)
+    return folder
+
+
+def load(world: str | Path, device: torch.device | str = "cpu", steps: int | None = None) -> WorldModel:
+    """Loads a world by the name of a shipped one or the path of a bundle; `steps` overrides its sampler's.
+
+    Raises ValueError, in one sentence, for an unknown name and a bundle that is incomplete, corrupt or newer.
+    """
+    folder = _find(world)
+    try:
+        text = json.loads((folder / "world.json").read_text())
+        if text["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"expected format version up to {FORMAT_VERSION} in {folder}, found {text['format_version']}; "
+                "upgrade worldsim"
+            )
+        weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in WEIGHTS}
+        return _build(text, weights, torch.device(device), steps)
+    except (KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"expected a whole world bundle in {folder}, found a damaged one ({reason}); train or copy it again") from error
+
+
+def read_info(text: dict) -> WorldInfo:
+    """Returns the facts in a bundle's `world.json`."""
+    space = space_from_json(text["action_space"]) if text["action_space"] is not None else None
+    table = np.array(text["discrete_table"]) if text["discrete_table"] is not None else None
+    return WorldInfo(
+        text["name"], text["game"], text["fps"], space, tuple(text["frame_shape"]), text["keymap"], table,
+        text["provenance"], text["metrics"],
+    )  # fmt: skip
+
+
+def _find(world: str | Path) -> Path:
+    if str(world) in shipped():
+        return WORLDS / str(world)
+    if (Path(world) / "world.json").is_file():
+        return Path(world)
+    if Path(world).is_dir():
+        raise ValueError(f"expected a world bundle in {world}, found a folder without world.json; give its path")
+    raise ValueError(f"expected the path of a world or one of {', '.join(shipped()) or '(none shipped)'}, found {world!s}")
+
+
+def _describe(world: WorldModel) -> dict[str, Any]:
+    info, denoiser = world.info, world.denoiser
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": info.name,
+        "game": info.game,
+        "fps": info.fps,
+        "frame_shape": list(info.frame_shape),
+        "action_space": space_to_json(info.action_space) if info.action_space is not None else None,
+        "keymap": info.keymap,
+        "discrete_table": info.discrete_table.tolist() if info.discrete_table is not None else None,
+        "provenance": info.provenance,
+        "metrics": info.metrics,
+        "context_level": world.context_level,
+        "parts": {
+            "autoencoder": _plain(world.autoencoder, world.autoencoder.config),
+            "backbone": _plain(denoiser.backbone, denoiser.backbone.config),
+            "outcome": _plain(world.outcome, world.outcome.config),
+            "process": _plain(denoiser.process),
+            "prediction": _plain(denoiser.prediction),
+            "sampler": _plain(world.sampler),
+        },
+    }
+
+
+def _plain(part: Any, config: Any = None) -> dict[str, Any]:
+    return {"class": type(part).__name__, "config": asdict(part if config is None else config)}
+
+
+def _build(text: dict, weights: dict[str, dict[str, Tensor]], device: torch.device, steps: int | None) -> WorldModel:
+    parts = text["parts"]
+    autoencoder, backbone, outcome = (_module(parts[name]) for name in ("autoencoder", "backbone", "outcome"))
+    process, prediction, sampler = (_value(parts[name]) for name in ("process", "prediction", "sampler"))
+    denoiser = Denoiser(backbone, autoencoder.bound, process, prediction)
+    for name, module in (("autoencoder", autoencoder), ("denoiser", denoiser), ("outcome", outcome)):
+        module.load_state_dict(weights[name])  # copies into float32 parameters
+        module.to(device)
+    prompts = Clip(**{k: v.float() if v.is_floating_point() else v for k, v in weights["prompts"].items()})
+    prompts = Clip(**{name: getattr(prompts, name).to(device) for name in Clip.__dataclass_fields__})
+    info = read_info(text)
+    if prompts.action.shape[-1] != ActionCodec(info.action_space).width:
+        raise ValueError(f"expected prompts with actions of {info.action_space}, found {prompts.action.shape[-1]} channels")
+    sampler = sampler if steps is None else type(sampler)(**(asdict(sampler) | {"steps": steps}))
+    return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"])
+
+
+def module_of(config: Any) -> nn.Module:
+    """Builds the module that a config belongs to."""
+    return {config_class: module for module, config_class in MODULES.values()}[type(config)](config)
+
+
+def _module(part: dict) -> nn.Module:
+    _, config = _known(MODULES, part["class"])
+    return module_of(config(**{key: _tuple(value) for key, value in part["config"].items()}))
+
+
+def _value(part: dict) -> Any:
+    return _known(VALUES, part["class"])(**part["config"])
+
+
+def _known(table: dict, name: str) -> Any:
+    if name not in table:
+        raise ValueError(f"expected one of {', '.join(table)} in world.json, found {name!r}; upgrade worldsim or check the source")
+    return table[name]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+def _read_weights(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"expected {path.name} in {folder}, found none; copy the whole folder again")
+    if (found := _sha256(path)) != expected:
+        raise ValueError(f"expected {path} with sha256 {expected[:12]}…, found {found[:12]}…; copy the file again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"expected tensors in {path}, found a corrupt file ({error}); copy it again") from error
+
+
+def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    # Statistics and bins stay exact; weights and prompts may be rounded.
+    rounded = value.is_floating_point() and key.rpartition(".")[2] not in ("background", "mean", "std", "bound", "bins")
+    return value.detach().to("cpu", dtype if rounded else value.dtype).contiguous()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    """Moves a finished folder to its place. A kill between the two renames leaves both whole, as `.old` and `.tmp`."""
+    for path in (*temporary.iterdir(), temporary):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)

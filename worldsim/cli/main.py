@@ -1,0 +1,88 @@
+"""The command `worldsim`: finds the command, its arguments and its help, and turns user errors into one line.
+
+Here so that every command fails alike: one line on stderr and exit code 2, 130 for Ctrl-C. A programming error keeps
+its traceback; so does every error with HYDRA_FULL_ERROR=1. Leaves out Hydra, so that `--help` answers at once.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import gymnasium as gym
+
+import worldsim
+from worldsim.cli import arguments
+
+COMMANDS = {
+    "record": "record gameplay of any game into a data folder",
+    "train": "train a world model of recorded gameplay",
+    "eval": "measure a world against held-out recordings",
+    "bench": "measure a world's speed and memory",
+    "play": "play in a world with keyboard and mouse",
+    "worlds": "list the worlds that ship",
+}
+USER_ERRORS = (ValueError, OSError, ImportError, gym.error.Error)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help", "help"):
+        return _print(overview())
+    if command == "--version":
+        return _print(f"worldsim {worldsim.__version__}")
+    if command not in COMMANDS:
+        return _fail("worldsim", f"unknown command {command!r}; expected one of {', '.join(COMMANDS)}")
+    if {"-h", "--help"} & set(rest):
+        return _print(arguments.help_text(command, COMMANDS[command]))
+    return _run(command, rest)
+
+
+def overview() -> str:
+    """Returns the text of `worldsim --help`."""
+    lines = [f"  {name:8}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: worldsim <command> key=value ...",
+            "",
+            *lines,
+            "",
+            "worldsim <command> --help lists a command's arguments.",
+        ]
+    )
+
+
+def _run(command: str, rest: list[str]) -> int:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that game.id=my_module:MyGame-v0 finds the user's module, and shadows nothing
+    try:
+        return import_module("worldsim.cli.compose").run(command, rest) or 0
+    except KeyboardInterrupt:
+        return _fail(f"worldsim {command}", "interrupted", 130)
+    except USER_ERRORS as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        return _fail(f"worldsim {command}", sentence(error))
+
+
+def sentence(error: Exception) -> str:
+    """Returns an error's message as one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror + (f": {error.filename}" if error.filename else "")
+        text += "; free some space and run the same command again" if error.errno in DISK_FULL else ""
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _print(text: str) -> int:
+    print(text)
+    return 0
+
+
+def _fail(name: str, message: str, code: int = 2) -> int:
+    sys.stdout.flush()
+    print(f"{name}: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,67 @@
+"""`worldsim play`: a window to play a world in; without a display, or with headless=true, a video of a policy's play.
+
+Here as the place where names become a world, a policy and a window. Leaves out recording what was played.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from omegaconf import DictConfig
+
+from worldsim.data.policies import POLICIES, Policy, find_policy
+from worldsim.env import WorldModelEnv, read_seed
+from worldsim.play.headless import play_headless
+from worldsim.play.script import ScriptPolicy, read_script
+from worldsim.play.video import VideoWriter
+from worldsim.play.window import PlayWindow, has_display
+
+FRAMES = 300  # of a video, where neither frames= nor script= says
+
+
+def main(config: DictConfig) -> int:
+    """Plays as `configs/play.yaml` says."""
+    _check(config)
+    env = WorldModelEnv(str(config.world), device=config.device, steps=config.steps)
+    policy = _make_policy(config, env)
+    if not config.headless and has_display():
+        with PlayWindow(env, policy, config.seed, config.scale) as window:
+            window.run(config.frames)
+        return 0
+    frames = config.frames or getattr(policy, "num_frames", FRAMES)
+    if not config.headless:
+        print(f"no display found: playing {frames} frames without a window, into {config.out}")
+    policy = policy or find_policy("sticky")(env.action_space, _rng(config))
+    session = play_headless(env, policy, frames, config.out, config.seed)
+    times = f"p50 {session.milliseconds(50):.1f} ms, p95 {session.milliseconds(95):.1f} ms"
+    print(f"{frames} frames, {times} a frame with decode, K = {env.world.steps}, {env.world.device}: {config.out}")
+    return 0
+
+
+def _make_policy(config: DictConfig, env: WorldModelEnv) -> Policy | None:
+    """Returns who acts, or None for the player (and, without a window, for the sticky policy)."""
+    if config.script is not None:
+        return ScriptPolicy(read_script(config.script, env.keymap), env.keymap)
+    if config.agent is None:
+        return None
+    agent = str(config.agent)
+    if agent not in POLICIES and ":" not in agent:
+        raise ValueError(f"unknown agent {agent!r}; expected one of {', '.join(POLICIES)}, or module:function")
+    return find_policy(agent)(env.action_space, _rng(config))
+
+
+def _rng(config: DictConfig) -> np.random.Generator:
+    return np.random.default_rng(config.seed)
+
+
+def _check(config: DictConfig) -> None:
+    """Raises ValueError for what can be known to be wrong before a world is loaded."""
+    read_seed(config.seed)
+    if config.agent is not None and config.script is not None:
+        raise ValueError("expected agent= or script=, found both; leave one out")
+    for key in ("frames", "scale", "steps"):
+        value = config[key]
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"expected {key} to be a whole number of at least 1, found {value}")
+    if not isinstance(config.headless, bool):
+        raise ValueError(f"expected headless=true or headless=false, found {config.headless}")
+    VideoWriter(config.out, 1)  # says what is wrong with out=

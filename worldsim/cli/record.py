@@ -1,0 +1,73 @@
+"""`worldsim record`: plays a game and keeps every finished episode; run again with the same `out=` it continues.
+
+Here as the place where names become a game, a policy and a folder; `worldsim.data.recorder` does the work.
+Leaves out reading existing recordings (videos, other data sets).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from worldsim.data.episodes import DatasetInfo, EpisodeWriter
+from worldsim.data.policies import Policy, find_policy
+from worldsim.data.recorder import Recorder, dataset_info
+from worldsim.play.human import HumanPolicy
+
+
+def main(config: DictConfig) -> int:
+    """Records as `configs/record.yaml` says."""
+    for key, least in (("frames", 1), ("num_envs", 1), ("seed", 0), ("max_episode_steps", 1)):
+        _check_whole(key, config[key], least)
+    policy_name = str(config.policy)
+    if policy_name == "human" and config.num_envs != 1:
+        raise ValueError(f"expected num_envs=1 with policy=human, found num_envs={config.num_envs}")
+    if policy_name != "human":
+        find_policy(policy_name)  # a wrong name must not cost the making of games
+    make_game = lambda: instantiate(config.game, _convert_="all")  # noqa: E731 (a name for what follows)
+    env = SyncVectorEnv([make_game] * config.num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    try:
+        _record(config, env, policy_name)
+    finally:
+        env.close()
+    return 0
+
+
+def _record(config: DictConfig, env: SyncVectorEnv, policy_name: str) -> None:
+    info = dataset_info(env)
+    with _window(policy_name, info) as human, EpisodeWriter(Path(config.out), info) as writer:
+        before, began = writer.num_frames, time.perf_counter()
+        rng = np.random.default_rng([config.seed, len(writer.records)])  # what is added later must not repeat
+        policy = human or find_policy(policy_name)(info.action_space, rng)
+        recorder = Recorder(env, policy, writer, policy_name, config.seed, config.max_episode_steps)
+        with tqdm(total=config.frames, initial=before, unit="frame", desc="record") as bar:
+            recorder.record(config.frames, lambda frames: bar.update(frames - bar.n))
+        print(_summary(writer, before, time.perf_counter() - began))
+
+
+def _window(policy_name: str, info: DatasetInfo) -> AbstractContextManager[Policy | None]:
+    """Returns the person's window, which opens before anything is written, or nothing for other policies."""
+    if policy_name != "human":
+        return nullcontext()
+    return HumanPolicy(info.action_space, info.keymap, info.fps, info.observation_shape)
+
+
+def _summary(writer: EpisodeWriter, before: int, seconds: float) -> str:
+    records, frames = writer.records, writer.num_frames
+    if frames == before:
+        return f"{writer.folder} already holds {frames} frames in {len(records)} episodes; a larger frames= adds more"
+    mean = float(np.mean([record.total_reward for record in records]))
+    rate = (frames - before) / seconds
+    return f"{writer.folder}: {len(records)} episodes, {frames} frames, mean return {mean:.2f}, {rate:.0f} frames/s"
+
+
+def _check_whole(key: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"expected {key} to be a whole number of at least {least}, found {value}")

@@ -1,0 +1,54 @@
+"""`worldsim train`: recorded episodes in, a world out; run again with the same `out=` it resumes.
+
+Here as the place where presets become objects; `worldsim.pipeline` does the work.
+Leaves out measuring the result (`worldsim eval`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from worldsim.data.episodes import EpisodeStore
+from worldsim.pipeline import Preset, Run, train_world
+
+
+def main(config: DictConfig) -> int:
+    """Trains a world as `configs/train.yaml` says."""
+    preset = instantiate(config.preset, _convert_="all")
+    name = config.backbone or preset["backbone"]
+    if name not in preset["backbones"]:
+        raise ValueError(f"expected backbone to be one of {', '.join(preset['backbones'])}, found {name!r}")
+    run = Run(
+        store=EpisodeStore(Path(config.data)),
+        folder=Path(config.out),
+        preset=build_preset(preset, name, config),
+        minutes=float(config.minutes),
+        seed=config.seed,
+        device=config.device,
+        rhythm=instantiate(config.rhythm),
+        command=" ".join(["worldsim", *sys.argv[1:]]),
+    )
+    world = train_world(run, config.stage)
+    if world is not None:
+        print(f"wrote {run.folder / 'world'}; play it:  worldsim play world={run.folder / 'world'}")
+    return 0
+
+
+def build_preset(preset: dict[str, Any], backbone: str, config: DictConfig) -> Preset:
+    """Returns the preset with the chosen backbone, process and prediction."""
+    chosen = preset["backbones"][backbone]
+    shared = {key: preset[key] for key in ("name", "autoencoder", "codec", "outcome", "steps", "context_level")}
+    return Preset(
+        **shared,
+        backbone=chosen["config"],
+        dynamics=chosen["dynamics"],
+        clip_length=chosen["clip_length"],
+        denoising=chosen["denoising"],
+        process=instantiate(config.process),
+        prediction=instantiate(config.prediction),
+    )

@@ -1,0 +1,72 @@
+"""A data set encoded once: one fp16 latent per recorded frame, in shards beside the training run.
+
+Here because dynamics training reads every frame many times, and encoding costs more than reading.
+Leaves out windows and actions (see `clips`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.data.episodes import EpisodeStore
+from worldsim.types import Autoencoder
+
+BATCH = 256
+
+
+class LatentStore:
+    """Latents of every frame of an `EpisodeStore`, read through memory maps."""
+
+    def __init__(self, store: EpisodeStore, folder: Path):
+        self.store = store
+        self._shards = [np.load(_shard_path(folder, shard), mmap_mode="r") for shard in range(store.num_shards)]
+
+    def latents(self, index: int, start: int, stop: int) -> Tensor:
+        """Returns frames `start:stop` of episode `index` as float32 `[n c h w]`."""
+        record = self.store.records[index]
+        first = record.observation_start
+        return torch.from_numpy(self._shards[record.shard][first + start : first + stop].astype(np.float32))
+
+
+def encode_dataset(store: EpisodeStore, autoencoder: Autoencoder, folder: Path, fingerprint: str) -> LatentStore:
+    """Encodes every shard that `folder` does not hold yet; a shard appears whole or not at all.
+
+    `fingerprint` names the codec's weights: latents of another codec are encoded again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / "codec.json"
+    if not stamp.exists() or json.loads(stamp.read_text())["fingerprint"] != fingerprint:
+        for old in folder.glob("*.npy"):
+            old.unlink()
+        stamp.write_text(json.dumps({"fingerprint": fingerprint}))
+    for shard in tqdm(range(store.num_shards), desc="encode", unit="shard"):
+        frames, path = store.shard_observations(shard), _shard_path(folder, shard)
+        if not path.exists() or len(np.load(path, mmap_mode="r")) != len(frames):
+            _encode_shard(frames, autoencoder, path)
+    return LatentStore(store, folder)
+
+
+def _shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:06d}.npy"
+
+
+@torch.no_grad()
+def _encode_shard(frames: np.ndarray, autoencoder: Autoencoder, path: Path) -> None:
+    device = autoencoder.bound.device
+    latents = np.empty((len(frames), *autoencoder.latent_shape), np.float16)
+    for start in range(0, len(frames), BATCH):
+        batch = torch.from_numpy(np.array(frames[start : start + BATCH])).to(device)
+        latents[start : start + BATCH] = autoencoder.encode(batch).cpu().numpy()
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb") as file:
+        np.save(file, latents)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,110 @@
+"""The codec: a per-frame convolutional autoencoder, f8, whose latents are bounded by tanh and made robust by noise.
+
+Here so that dynamics are learned where a frame is 64 positions instead of 4096 pixels.
+Leaves out KL, vector quantisation and perceptual networks: no pretrained weights are used anywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldsim import pixels
+from worldsim.models.layers import ResidualBlock, zero_init
+
+DOWNSAMPLING = 8  # by 4 with the first unshuffle, by 2 between the stages
+
+
+@dataclass(frozen=True)
+class ConvAutoencoderConfig:
+    """Sizes of a `ConvAutoencoder`."""
+
+    frame_shape: tuple[int, int, int] = (64, 64, 3)
+    latent_channels: int = 16
+    widths: tuple[int, int] = (64, 128)  # channels at 1/4 and 1/8 of the frame's size
+    blocks: tuple[int, int] = (1, 2)
+
+    def __post_init__(self):
+        height, width, _ = self.frame_shape
+        if height % DOWNSAMPLING or width % DOWNSAMPLING:
+            raise ValueError(
+                f"expected frames whose sides are multiples of {DOWNSAMPLING}, found {height}x{width}; "
+                "record with another size"
+            )
+
+
+class ConvAutoencoder(nn.Module):
+    """Frames `[... H W 3]` uint8 to latents `[... c h w]` and back, h = H / 8.
+
+    The encoder ends in tanh (Hafner et al. 2025); training corrupts latents before decoding (l-DeTok, Yang et al.
+    2025). `set_background` takes the mean frame out of the input and adds it to the output, so that what never changes
+    costs neither latents nor training. After training `set_statistics` makes every channel zero mean and unit scale.
+    All three are buffers.
+    """
+
+    def __init__(self, config: ConvAutoencoderConfig):
+        super().__init__()
+        self.config = config
+        c, (outer, inner), (n_outer, n_inner) = config.latent_channels, config.widths, config.blocks
+        height, width, _ = config.frame_shape
+        self.latent_shape = (c, height // DOWNSAMPLING, width // DOWNSAMPLING)
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, outer, 3, padding=1),
+            *(ResidualBlock(outer) for _ in range(n_outer)),
+            nn.Conv2d(outer, inner, 2, stride=2),
+            *(ResidualBlock(inner) for _ in range(n_inner)),
+            nn.Conv2d(inner, c, 1),
+            nn.Tanh(),
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(c, inner, 3, padding=1),
+            *(ResidualBlock(inner) for _ in range(n_inner)),
+            nn.Conv2d(inner, 4 * outer, 1),
+            nn.PixelShuffle(2),
+            *(ResidualBlock(outer) for _ in range(n_outer)),
+            zero_init(nn.Conv2d(outer, 48, 3, padding=1)),
+            nn.PixelShuffle(4),
+        )
+        self.register_buffer("background", torch.zeros(3, height, width))
+        self.register_buffer("mean", torch.zeros(c, 1, 1))
+        self.register_buffer("std", torch.ones(c, 1, 1))
+
+    @property
+    def bound(self) -> Tensor:
+        """The lowest and highest value of each latent channel, `[2 c 1 1]`."""
+        return torch.stack((-1 - self.mean, 1 - self.mean)) / self.std
+
+    def set_background(self, frames: Tensor) -> None:
+        """Keeps the mean of uint8 training frames `[n H W 3]`."""
+        self.background.copy_(pixels.to_float(frames).mean(0))
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Keeps the per-channel mean and standard deviation `[c]` of raw latents, measured on training frames."""
+        self.mean.copy_(mean.reshape(self.mean.shape))
+        self.std.copy_(std.reshape(self.std.shape).clamp_min(1e-3))
+
+    def forward(self, images: Tensor, corrupt) -> Tensor:
+        """Reconstructs images `[b 3 H W]` in [-1, 1] through `corrupt(raw latents) -> raw latents`; for training."""
+        return self._decode(corrupt(self._encode(images)))
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.encoder(images - self.background)
+
+    def _decode(self, raw: Tensor) -> Tensor:
+        return self.decoder(raw) + self.background
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encodes uint8 frames `[... H W 3]` as unit-scale latents `[... c h w]`, float32."""
+        if tuple(frames.shape[-3:]) != tuple(self.config.frame_shape):
+            raise ValueError(f"expected frames of {self.config.frame_shape}, found {tuple(frames.shape[-3:])}; resize them")
+        raw = self._encode(pixels.to_float(frames).flatten(0, -4)).float()
+        return ((raw - self.mean) / self.std).reshape(*frames.shape[:-3], *self.latent_shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decodes unit-scale latents `[... c h w]` to uint8 frames `[... H W 3]`."""
+        raw = latents.flatten(0, -4) * self.std + self.mean
+        images = self._decode(raw)
+        return pixels.to_uint8(images.reshape(*latents.shape[:-3], *images.shape[1:]))

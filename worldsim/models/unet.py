@@ -1,0 +1,130 @@
+"""The stacked-latent convolutional backbone: a residual network over the last frames' latents, all at one resolution.
+
+Here as the default on two cores: it learns textured motion in minutes where a small transformer does not.
+Leaves out memory beyond its window, down- and upsampling (latents are 8x8 already) and attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldsim.models.layers import ResidualBlock, level_features, zero_init
+from worldsim.types import Rows, Stream
+
+LEVEL_FEATURES = 32
+
+
+@dataclass(frozen=True)
+class ConvBackboneConfig:
+    """Sizes of a `ConvBackbone`; `window` is the number of past frames it sees."""
+
+    latent_shape: tuple[int, int, int]
+    action_width: int
+    window: int = 4
+    width: int = 128
+    depth: int = 6
+    condition_width: int = 256
+
+    def __post_init__(self):
+        if self.window < 1:
+            raise ValueError(f"expected a window of at least 1 past frame, found {self.window}")
+
+
+@dataclass(frozen=True)
+class StackContext(Rows):
+    """The last frames as they entered the history, newest first: a stack that shifts, with a row's own validity."""
+
+    latents: Tensor  # [b window c h w]
+    level: Tensor  # [b window]
+    action: Tensor  # [b window a]
+    valid: Tensor  # [b window] bool
+
+
+class ConvBackbone(nn.Module):
+    """`Backbone` over a stack of the last frames' latents, concatenated with the noisy target at the input.
+
+    Levels and actions of all frames enter by FiLM; the output is added to the newest past latent, so that a network
+    that has learned nothing repeats it. Missing history reads as zeros at level 1.
+    """
+
+    def __init__(self, config: ConvBackboneConfig):
+        super().__init__()
+        self.config = config
+        c, _, _ = config.latent_shape
+        per_frame = config.action_width + LEVEL_FEATURES + 1
+        inputs = config.window * per_frame + config.action_width + 2 * LEVEL_FEATURES
+        self.condition = nn.Sequential(
+            nn.Linear(inputs, config.condition_width),
+            nn.SiLU(),
+            nn.Linear(config.condition_width, config.condition_width),
+            nn.SiLU(),
+        )
+        self.stem = nn.Conv2d((config.window + 1) * c, config.width, 3, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(config.width, config.condition_width) for _ in range(config.depth))
+        self.norm = nn.GroupNorm(8, config.width)
+        self.head = zero_init(nn.Conv2d(config.width, c, 3, padding=1))
+        self.feature_width = config.width
+
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
+        """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
+        n, m = target.latents.shape[1], history.latents.shape[1]
+        contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
+        context = StackContext(*(torch.cat(parts) for parts in zip(*map(_parts, contexts), strict=True)))
+        flat = [rearrange(x, "b n ... -> (n b) ...") for x in (target.latents, target.level, target.target_level)]
+        out, features = self.read(*flat, rearrange(target.action, "b n a -> (n b) a"), context)
+        return tuple(rearrange(x, "(n b) ... -> b n ...", n=n) for x in (out, features))
+
+    def _window(self, history: Stream, position: int) -> StackContext:
+        """Returns the context of the frame at `position`: the history frames before it, newest first."""
+        start = max(position - self.config.window, 0)
+        missing = self.config.window - (position - start)
+
+        def stack(x: Tensor) -> Tensor:
+            newest_first = x[:, start:position].flip(1)
+            return F.pad(newest_first, (0, 0) * (x.dim() - 2) + (0, missing))
+
+        return StackContext(stack(history.latents), stack(history.level), stack(history.action), stack(history.valid))
+
+    def start(self, rows: int) -> StackContext:
+        """Returns an empty history for `rows` rows."""
+        w, like = self.config.window, self.stem.weight
+        return StackContext(
+            like.new_zeros(rows, w, *self.config.latent_shape),
+            like.new_zeros(rows, w),
+            like.new_zeros(rows, w, self.config.action_width),
+            torch.zeros(rows, w, dtype=torch.bool, device=like.device),
+        )
+
+    def read(self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: StackContext):
+        """Returns the output `[b c h w]` and features `[b d h w]` for one frame; see `types.Backbone`."""
+        valid = context.valid.to(x.dtype)
+        past = context.latents * valid[:, :, None, None, None]
+        past_level = torch.where(context.valid, context.level, torch.ones_like(context.level))
+        past_conditions = torch.cat(
+            (level_features(past_level), valid[..., None], context.action * valid[..., None]), -1
+        )
+        condition = self.condition(
+            torch.cat((past_conditions.flatten(1), action, level_features(level), level_features(target_level)), -1)
+        )
+        h = self.stem(torch.cat((x, past.flatten(1, 2)), 1))
+        for block in self.blocks:
+            h = block(h, condition)
+        features = F.silu(self.norm(h))
+        return past[:, 0] + self.head(features), features
+
+    def append(self, x: Tensor, level: Tensor, action: Tensor, context: StackContext) -> StackContext:
+        """Returns the history with one more frame and the oldest gone."""
+        valid = torch.ones_like(context.valid[:, 0])
+        newest = (x, level, action, valid)
+        return StackContext(
+            *(torch.cat((new[:, None], old[:, :-1]), 1) for new, old in zip(newest, _parts(context), strict=True))
+        )
+
+
+def _parts(context: StackContext) -> tuple[Tensor, ...]:
+    return context.latents, context.level, context.action, context.valid

@@ -1,0 +1,65 @@
+"""Noise with an address: Philox 4x32-10 as a function of (row seed, episode, step, draw).
+
+Here so that a row's randomness depends on nothing but its own address: not on the batch, the device or what ran before.
+Leaves out generators: there is no state to save but the address. Source: Salmon et al. 2011, section 3.3.
+
+An **address** is int64 `[b 3]`: row seed, episode, step. The counter's four words are (element / 4, step, episode,
+draw), the key's two words the row seed's low and high 32 bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# What a draw is for; a draw's word is its kind, plus an index (the solver's i-th draw) in the bits above.
+START, SOLVER, COMMIT, OUTCOME, PROMPT = range(5)
+INDEX = 16  # an index is shifted left by this many bits before a kind is added
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter: Tensor, key: Tensor) -> Tensor:
+    """Returns four random 32-bit words (int64 `[... 4]`) for each counter `[... 4]` and key `[... 2]` of 32-bit words."""
+    c0, c1, c2, c3 = counter.unbind(-1)
+    k0, k1 = key.unbind(-1)
+    for _ in range(10):
+        # A 64-bit product of two 32-bit words: int64 wraps, its bit pattern is the unsigned product's.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return torch.stack((c0, c1, c2, c3), -1)
+
+
+def words(address: Tensor, count: int, draw: int) -> Tensor:
+    """Returns `count` random 32-bit words for each row, int64 `[b count]`."""
+    blocks = torch.arange((count + 3) // 4, device=address.device)
+    seed, episode, step = (part[:, None].expand(-1, len(blocks)) for part in address.unbind(-1))
+    counter = torch.stack((blocks.expand_as(seed), step & _MASK, episode & _MASK, torch.full_like(seed, draw)), -1)
+    key = torch.stack((seed & _MASK, (seed >> 32) & _MASK), -1)
+    return philox(counter, key).flatten(1)[:, :count]
+
+
+def uniform(address: Tensor, shape: tuple[int, ...], draw: int) -> Tensor:
+    """Returns float32 `[b *shape]`, uniform in (0, 1)."""
+    count = math.prod(shape)
+    # 23 bits and a half: exact in float32, and never 0 or 1.
+    return (((words(address, count, draw) >> 9).float() + 0.5) * 2.0**-23).reshape(-1, *shape)
+
+
+def normal(address: Tensor, shape: tuple[int, ...], draw: int) -> Tensor:
+    """Returns float32 `[b *shape]` of standard normal noise (Box and Muller 1958)."""
+    count = math.prod(shape)
+    radius, angle = uniform(address, (2, (count + 1) // 2), draw).unbind(1)
+    radius, angle = (-2 * radius.log()).sqrt(), angle * (2 * math.pi)
+    return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count].reshape(-1, *shape)
+
+
+def address_of(seeds: list[int], device: torch.device | str = "cpu") -> Tensor:
+    """Returns the address of each row's first step: int64 `[b 3]` with episode 0 and step 0."""
+    seeds = torch.tensor(seeds, dtype=torch.int64, device=device)
+    return torch.stack((seeds, torch.zeros_like(seeds), torch.zeros_like(seeds)), -1)

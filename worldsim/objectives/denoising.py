@@ -1,0 +1,114 @@
+"""The dynamics' loss: rectified flow in clean-latent space on noise-augmented history, with shortcut rows in the batch.
+
+Here as a function of the model and a clip; the graph it trains is the graph that `env.step` runs.
+Leaves out the history's own denoising loss and resampled history, which come with the long-horizon work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldsim.diffusion.process import add_noise, expand
+from worldsim.diffusion.samplers import euler_step
+from worldsim.diffusion.weighting import Ramp
+from worldsim.types import Clip, Loss, Stream
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """Shares and ranges of the corruption; recipe C2 and E2."""
+
+    num_targets: int = 1  # target frames at the end of each clip
+    history_level: float = 0.4  # context noise is drawn up to this level
+    clean_share: float = 0.3  # clips whose history stays clean
+    drop_share: float = 0.1  # clips that lose their oldest history frames, often all
+    action_drop: float = 0.05  # target frames that get the null action
+    shortcut_share: float = 0.25  # clips that learn large steps from two small ones
+    shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
+    weight: Ramp = Ramp()
+
+
+def denoising_loss(
+    denoiser, teacher, clip: Clip, null: Tensor, config: DenoisingConfig, *, shortcuts: bool, generator: torch.Generator
+) -> Loss:
+    """Returns the loss on a clip `[b t …]`; `teacher`, averaged weights, gives the shortcut rows' targets.
+
+    `null` is the codec's null action `[a]`. Frames that are not valid count nothing.
+    """
+    n = config.num_targets
+    draw = Draws(clip.latents, generator)
+    history = noisy_history(denoiser.process, clip, config, draw)
+    clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
+    action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
+    rows = int(len(clean) * config.shortcut_share) if shortcuts else 0
+    level, target_level = _levels(rows, len(clean), n, config, draw)
+    noise = draw.normal(clean.shape)
+    target = Stream(add_noise(denoiser.process, clean, noise, level), level, action, valid, target_level)
+    goal = clean
+    if rows:
+        first = torch.arange(rows, device=clean.device)
+        goal = torch.cat((shortcut_goal(teacher, history.select(first), target.select(first), config), clean[rows:]))
+    output, _ = denoiser(history, target)
+    error = (output - goal).square().mean((-3, -2, -1))
+    weighted = error * config.weight(level) * valid
+    plain = error[rows:].detach()
+    return Loss(weighted.sum() / valid.sum(), {"error": plain.mean(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)})
+
+
+def noisy_history(process, clip: Clip, config: DenoisingConfig, draw) -> Stream:
+    """Returns all frames but the last, noised clip by clip to a level that the stream states truly."""
+    latents, valid = clip.latents[:, :-1], clip.valid[:, :-1]
+    b, m = valid.shape
+    base = draw.uniform(b, 1) * config.history_level
+    jitter = (draw.uniform(b, m) - 0.5) * 0.1
+    level = (base + jitter).clamp(0, 1) * (draw.uniform(b, 1) >= config.clean_share)
+    kept = torch.where(draw.uniform(b, 1) < config.drop_share, (draw.uniform(b, 1) * m).floor(), m)
+    recent = torch.arange(m, 0, -1, device=level.device) <= kept  # the newest frame has age 1
+    noisy = add_noise(process, latents, draw.normal(latents.shape), level)
+    return Stream(noisy, level, clip.action[:, :-1], valid & recent)
+
+
+def _levels(rows: int, b: int, n: int, config: DenoisingConfig, draw) -> tuple[Tensor, Tensor]:
+    """Returns level and target level `[b n]`: the first `rows` on the grid of their step size, the rest continuous."""
+    size = 0.5 ** (draw.uniform(rows, 1) * (config.shortcut_levels + 1)).floor()
+    grid = ((draw.uniform(rows, n) / size).floor() + 1) * size
+    level = draw.uniform(b - rows, n)
+    return torch.cat((grid, level)), torch.cat((grid - size, level))
+
+
+@torch.no_grad()
+def shortcut_goal(teacher, history: Stream, target: Stream, config: DenoisingConfig) -> Tensor:
+    """Returns the clean latent whose one step of the full size lands where two half steps do (Frans et al. 2024).
+
+    Half of the smallest size is taken as an infinitesimal step (target level = level), which the ordinary rows train.
+    """
+    process, x, level = teacher.process, target.latents, target.level
+    size = level - target.target_level
+    half, smallest = size / 2, 0.5**config.shortcut_levels
+    for _ in range(2):
+        stated = torch.where(size > smallest * 1.01, level - half, level)
+        clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated))
+        x, level = _step_frames(process, x, teacher.clamp(clean), level, level - half), level - half
+    step = expand(size, x)
+    return teacher.clamp(target.latents + expand(target.level, x) / step * (x - target.latents))
+
+
+def _step_frames(process, x: Tensor, clean: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
+    flat = [value.flatten(0, 1) for value in (x, clean, level, target_level)]
+    return euler_step(process, *flat).reshape(x.shape)
+
+
+class Draws:
+    """Uniform and normal numbers on a tensor's device from one generator."""
+
+    def __init__(self, like: Tensor, generator: torch.Generator):
+        self._device, self._generator = like.device, generator
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(shape, generator=self._generator, device=self._device)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(shape, generator=self._generator, device=self._device)

@@ -1,0 +1,35 @@
+"""Registers the Gymnasium ids: one for any world, one for each world that ships, one for each real game.
+
+Here so that `gym.make` finds them after `import worldsim`, by string entry point: nothing heavy is imported.
+Leaves out reading bundles: a folder with a world.json is a shipped world.
+"""
+
+from pathlib import Path
+
+import gymnasium as gym
+
+WORLDS = Path(__file__).parent / "worlds"
+REAL_GAMES = {"worldsim-real/Arena-v0": "worldsim.envs.arena:Arena"}
+
+_DREAM = {"entry_point": "worldsim.env:WorldModelEnv", "vector_entry_point": "worldsim.vector_env:WorldModelVectorEnv"}
+
+
+def shipped_folders(root: Path = WORLDS) -> list[Path]:
+    """Returns the bundle folders of the worlds that ship, sorted by name."""
+    return sorted(path.parent for path in root.glob("*/world.json"))
+
+
+def gym_id(name: str) -> str:
+    """Returns the Gymnasium id of a shipped world: doom-take-cover is worldsim/DoomTakeCover-v0."""
+    words = name.replace("_", "-").split("-")
+    return f"worldsim/{''.join(word[:1].upper() + word[1:] for word in words)}-v0"
+
+
+def register() -> None:
+    """Registers every id that is not registered yet."""
+    entries = {"worldsim/World-v0": _DREAM}
+    entries |= {gym_id(path.name): {**_DREAM, "kwargs": {"world": path.name}} for path in shipped_folders()}
+    entries |= {name: {"entry_point": entry_point} for name, entry_point in REAL_GAMES.items()}
+    for name, arguments in entries.items():
+        if name not in gym.registry:
+            gym.register(id=name, **arguments)

@@ -1,0 +1,168 @@
+"""The shape legend, the values that cross module borders, and the protocols of the five parts.
+
+Here so that every other module can speak of them without importing one another.
+Leaves out everything that computes, but for copying and selecting rows of a state.
+
+Shape legend: `b` rows (parallel worlds), `t` frames, `H W` pixels, `c h w` latent, `a` action vector, `d` features.
+Frames are uint8, channels last, `[b t H W 3]`; latents are float, channels first, unit scale, `[b t c h w]`.
+One action produces one frame: `action[:, i]` led to `latents[:, i]`. `level` is 0 for clean and 1 for pure noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Protocol, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`denoise(x [b c h w], level [b], target_level [b]) -> clean [b c h w]`: the waist between samplers and networks."""
+
+Noise = Callable[[int], Tensor]
+"""`noise(i) -> [b c h w]`: the i-th standard normal draw of one sampler call; i = 0 is where sampling starts."""
+
+
+def map_rows(function: Callable[..., Tensor], *trees: Any) -> Any:
+    """Applies `function` to every tensor of equally built dataclasses (or bare tensors); row dimension first."""
+    first = trees[0]
+    if isinstance(first, Tensor):
+        return function(*trees)
+    if is_dataclass(first):
+        parts = {f.name: map_rows(function, *(getattr(tree, f.name) for tree in trees)) for f in fields(first)}
+        return replace(first, **parts)
+    if isinstance(first, tuple):
+        return tuple(map_rows(function, *items) for items in zip(*trees, strict=True))
+    return first
+
+
+class Rows:
+    """Mixin for dataclasses of tensors with a leading row dimension: a state is a value, never shared by accident."""
+
+    def clone(self) -> Self:
+        """Copies every tensor; the way to branch."""
+        return map_rows(torch.clone, self)
+
+    def select(self, rows: Tensor) -> Self:
+        """Returns the given rows (a LongTensor, repeats allowed) as new storage."""
+        return map_rows(lambda x: x.index_select(0, rows), self)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves every tensor to a device."""
+        return map_rows(lambda x: x.to(device), self)
+
+    def put(self, rows: Tensor, other: Self) -> Self:
+        """Returns this state with `rows` replaced by `other`, which has `len(rows)` rows; the rest is bit-identical."""
+        return map_rows(lambda x, y: x.index_copy(0, rows, y), self, other)
+
+
+@dataclass(frozen=True)
+class Stream(Rows):
+    """Frames of a clip as one network input: noisy latents, each with its own level and the action that led to it."""
+
+    latents: Tensor  # [b t c h w], already noised to `level`
+    level: Tensor  # [b t]
+    action: Tensor  # [b t a]
+    valid: Tensor  # [b t] bool; False where there is no frame (before an episode's start, dropped history)
+    target_level: Tensor | None = None  # [b t]; where the sampler steps to; None (history) means 0
+
+
+@dataclass(frozen=True)
+class Clip(Rows):
+    """Consecutive steps of one episode. Where a frame, an action or an outcome is unknown its mask says so."""
+
+    latents: Tensor  # [b t c h w]
+    action: Tensor  # [b t a]; the codec's null where no action led to the frame
+    valid: Tensor  # [b t] bool; False before the episode's first frame
+    reward: Tensor  # [b t] float32; reward of the transition into the frame
+    terminated: Tensor  # [b t] bool
+    known: Tensor  # [b t] bool; True where reward and terminated were recorded
+
+    def frames(self, start: int, stop: int) -> Clip:
+        """Returns positions `start:stop` of every row."""
+        return map_rows(lambda x: x[:, start:stop], self)
+
+    def batched(self) -> Clip:
+        """Gives a clip without rows `[t …]` its row dimension."""
+        return map_rows(lambda x: x[None], self)
+
+
+@dataclass(frozen=True)
+class Outcome(Rows):
+    """What one step brought beside the frame."""
+
+    reward: Tensor  # [b] float32
+    terminated: Tensor  # [b] bool
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A scalar to minimise, and detached scalars worth logging beside it."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorldInfo:
+    """The facts of a world that are not weights: plain data, saved as they are in the bundle."""
+
+    name: str
+    game: str
+    fps: float
+    action_space: gym.Space | None
+    frame_shape: tuple[int, int, int]
+    keymap: dict | None = None
+    discrete_table: np.ndarray | None = None  # [n k] packed actions
+    provenance: dict = field(default_factory=dict)  # training episodes' hashes, command, commit, minutes, machine
+    metrics: dict = field(default_factory=dict)
+
+
+class Autoencoder(Protocol):
+    """Frames to unit-scale latents and back, one frame at a time."""
+
+    latent_shape: tuple[int, int, int]
+    bound: Tensor  # [2 c 1 1]: the lowest and highest value each latent channel can take
+
+    def encode(self, frames: Tensor) -> Tensor: ...  # [... H W 3] uint8 -> [... c h w]
+    def decode(self, latents: Tensor) -> Tensor: ...  # [... c h w] -> [... H W 3] uint8
+
+
+class NoiseProcess(Protocol):
+    """x = alpha(level) clean + sigma(level) noise, with level 0 clean and level 1 pure noise."""
+
+    def alpha(self, level: Tensor) -> Tensor: ...
+    def sigma(self, level: Tensor) -> Tensor: ...
+
+
+class Backbone(Protocol):
+    """A network over a history of frames, in two forms that compute the same: whole clips and one frame at a time.
+
+    The history's frames stand before the target's last one: with `m` history frames and `n <= m + 1` target frames,
+    target frame i stands at position m - n + 1 + i of the clip and sees history frames strictly before its position
+    (as far as the window reaches), its own noisy latent, and its own action. History is never seen by itself in the
+    future, and targets never see one another.
+    """
+
+    config: Any
+    feature_width: int
+
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]: ...
+    # -> out [b n c h w], features [b n d h w]
+
+    def start(self, rows: int) -> Any: ...  # an empty context (a dataclass of tensors, rows first)
+
+    def read(self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Any): ...
+    # x [b c h w], level [b], target_level [b], action [b a] -> out [b c h w], features [b d h w]; cannot write the context
+
+    def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
+    # one frame enters the history, at the level it really has; returns the new context, leaves the old one intact
+
+
+class Sampler(Protocol):
+    """Turns noise into a clean sample by calling `denoise`; remembers nothing."""
+
+    def __call__(self, denoise: Denoise, process: NoiseProcess, shape: tuple[int, ...], noise: Noise) -> Tensor: ...

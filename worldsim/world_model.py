@@ -1,0 +1,113 @@
+"""The world model: five parts and three verbs, `initial`, `step` and `observe`, over a state that is a value.
+
+Here as the one thing that environments, players, planners and evaluation call.
+Leaves out episodes, seeds and time limits, which are the environments' business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim import noise
+from worldsim.actions import ActionCodec
+from worldsim.models.denoiser import Denoiser
+from worldsim.models.outcome import OutcomeModel
+from worldsim.types import Autoencoder, Clip, Outcome, Rows, Sampler, WorldInfo
+
+
+@dataclass(frozen=True)
+class WorldState(Rows):
+    """Everything a row of a dream is; `clone` it to branch."""
+
+    context: Any  # the backbone's history, rows first
+    latent: Tensor  # [b c h w], the current frame
+    age: Tensor  # [b] int64, steps since `initial`
+    address: Tensor  # [b 3] int64: row seed, episode, step; the address of the noise
+
+
+class WorldModel:
+    """A learned world. Holds weights only; every method returns new states and leaves its arguments as they were."""
+
+    def __init__(
+        self,
+        info: WorldInfo,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
+        outcome: OutcomeModel,
+        sampler: Sampler,
+        prompts: Clip,
+        context_level: float,
+    ):
+        """`prompts` `[p t …]` are clips to start from; `context_level` is the noise level of committed frames."""
+        self.info, self.sampler, self.context_level, self.prompts = info, sampler, context_level, prompts
+        self.autoencoder, self.denoiser, self.outcome = (
+            part.eval().requires_grad_(False) for part in (autoencoder, denoiser, outcome)
+        )
+        self.action_codec = ActionCodec(info.action_space, info.discrete_table)
+        seeds = noise.address_of(list(range(self.num_prompts)), self.device)
+        self._prompt_states = self.initial(prompts, seeds)  # computed once, so that a reset is a copy
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.denoiser.bound.device
+
+    @property
+    def num_prompts(self) -> int:
+        """How many clips the world can start from by index."""
+        return len(self.prompts.latents)
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations for one frame (K)."""
+        return self.sampler.steps
+
+    @torch.no_grad()
+    def initial(self, prompt: Tensor | Clip, address: Tensor) -> WorldState:
+        """Returns the state after a prompt: indices `[b]` of the world's own, or a clip `[b t …]` of valid frames.
+
+        `address` is int64 `[b 3]`; its step should be 0.
+        """
+        if not isinstance(prompt, Clip):
+            return replace(self._prompt_states.select(prompt), address=address)
+        if not prompt.valid.all():
+            raise ValueError("expected a prompt whose frames are all valid, found missing frames; start it later")
+        context = self.denoiser.backbone.start(len(prompt.latents))
+        for index in range(prompt.latents.shape[1]):
+            latent, action = prompt.latents[:, index], prompt.action[:, index]
+            context = self._commit(latent, action, context, address, index + 1)
+        return WorldState(context, latent, torch.zeros_like(address[:, 0]), address)
+
+    @torch.no_grad()
+    def step(self, state: WorldState, action: Tensor) -> tuple[WorldState, Outcome]:
+        """Dreams the next frame for encoded actions `[b a]`; draws its reward and its end."""
+        address = state.address + torch.tensor([0, 0, 1], device=self.device)
+        shape = tuple(state.latent.shape[1:])
+
+        def draw(index: int) -> Tensor:
+            kind = noise.START if index == 0 else noise.SOLVER
+            return noise.normal(address, shape, kind + (index << noise.INDEX))
+
+        latent, features = self.denoiser.sample(self.sampler, action, state.context, draw)
+        outcome = self.outcome(features, action).sample(noise.uniform(address, (2,), noise.OUTCOME))
+        context = self._commit(latent, action, state.context, address, 0)
+        return WorldState(context, latent, state.age + 1, address), outcome
+
+    @torch.no_grad()
+    def observe(self, state: WorldState) -> Tensor:
+        """Decodes the current frames, uint8 `[b H W 3]`."""
+        return self.autoencoder.decode(state.latent)
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encodes uint8 frames `[... H W 3]` as latents `[... c h w]`."""
+        return self.autoencoder.encode(frames.to(self.device))
+
+    def _commit(self, latent: Tensor, action: Tensor, context: Any, address: Tensor, index: int) -> Any:
+        draw = noise.normal(address, tuple(latent.shape[1:]), noise.COMMIT + (index << noise.INDEX))
+        level = torch.full((len(latent),), self.context_level, device=latent.device)
+        return self.denoiser.commit(latent, level, draw, action, context)
