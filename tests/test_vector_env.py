@@ -34,8 +34,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize(
     ("space", "actions", "limit"),
     [
-        (spaces.Discrete(4), "native", None),
-        (spaces.MultiDiscrete([3, 2]), "discrete", 12),
+        (spaces.MultiDiscrete([3, 2]), "discrete", None),
         (DOOM_LIKE, "native", 7),
     ],
     ids=str,

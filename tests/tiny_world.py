@@ -1,44 +1,80 @@
-"""A real world of a few thousand random weights, for tests of what only real networks, files and ids show.
+"""A real world model with tiny, untrained networks; and a tiny recorded data set."""
 
-Here beside `fake_world`, which is quicker. Leaves out training.
-"""
-
+import numpy as np
 import torch
 from gymnasium import spaces
 
 from worldsim.actions import ActionCodec
-from worldsim.diffusion.prediction import CleanPrediction
-from worldsim.diffusion.process import RectifiedFlow
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
+from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.models.unet import ConvBackbone, ConvBackboneConfig
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
+SPACE = spaces.MultiBinary(4)
+SHAPE = (16, 16, 3)
+WINDOW = 3
 
-def tiny_world(name="tiny", seed=0, space=None, num_prompts=3):
-    """Returns a world with random weights and prompts; the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        space = spaces.MultiBinary(4) if space is None else space
-        codec = ActionCodec(space)
-        autoencoder = ConvAutoencoder(ConvAutoencoderConfig((64, 64, 3), 4, (8, 16), (1, 1)))
-        config = ConvBackboneConfig(autoencoder.latent_shape, codec.width, window=3, width=16, depth=2, condition_width=16)
-        denoiser = Denoiser(ConvBackbone(config), autoencoder.bound, RectifiedFlow(), CleanPrediction())
-        outcome = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width, 16, 9))
-        for module in (denoiser, outcome):
-            for parameter in module.parameters():  # layers that begin at zero would hide what they are fed
-                parameter.data += 0.05 * torch.randn_like(parameter)
-        rows, frames = num_prompts, 2
-        prompts = Clip(
-            torch.randn(rows, frames, *autoencoder.latent_shape).clamp(-1, 1),
-            codec.null.expand(rows, frames, -1).clone(),
-            torch.ones(rows, frames, dtype=torch.bool),
-            torch.zeros(rows, frames),
-            torch.zeros(rows, frames, dtype=torch.bool),
-            torch.ones(rows, frames, dtype=torch.bool),
-        )
-        info = WorldInfo(name, "tiny", 15.0, space, (64, 64, 3))
-        return WorldModel(info, autoencoder, denoiser, outcome, EulerSampler(2), prompts, 0.1)
+
+def shake(module, seed=0):
+    """Gives every parameter a random value, so that zero-initialised branches take part."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return module
+
+
+def conv_backbone(latent_shape=(4, 2, 2), action_width=5):
+    return ConvBackbone(ConvBackboneConfig(latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16))
+
+
+def transformer_backbone(latent_shape=(4, 2, 2), action_width=5):
+    config = TransformerConfig(
+        latent_shape, action_width, width=16, depth=2, heads=2, kv_heads=1, time_layers=(0,), window=WINDOW + 1,
+        patch=1, registers=1,
+    )  # fmt: skip
+    return Transformer(config)
+
+
+def tiny_world(backbone=conv_backbone, steps=2, context_level=0.1, provenance=None):
+    autoencoder = ConvAutoencoder(ConvAutoencoderConfig(SHAPE, latent_channels=4, widths=(8, 8), blocks=(1, 1)))
+    shake(autoencoder, 1)
+    autoencoder.set_statistics(torch.tensor([0.1, 0.0, -0.1, 0.2]), torch.tensor([0.5, 0.4, 0.6, 0.3]))
+    codec = ActionCodec(SPACE)
+    network = shake(backbone(autoencoder.latent_shape, codec.width), 2)
+    denoiser = Denoiser(network, autoencoder.bound)
+    outcome = shake(OutcomeModel(OutcomeConfig(network.feature_width, codec.width, width=8, bins=9)), 3)
+    info = WorldInfo("tiny", "nothing", 15.0, SPACE, SHAPE, provenance=provenance or {})
+    prompts = random_clip(4, WINDOW, autoencoder.latent_shape, codec)
+    return WorldModel(info, autoencoder, denoiser, outcome, EulerSampler(steps), prompts, context_level)
+
+
+def random_clip(rows, length, latent_shape, codec, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    packed = torch.randint(0, 2, (rows, length, 4), generator=generator)
+    return Clip(
+        torch.randn(rows, length, *latent_shape, generator=generator).clamp(-1, 1), codec.encode(packed),
+        torch.ones(rows, length, dtype=torch.bool), torch.zeros(rows, length),
+        torch.zeros(rows, length, dtype=torch.bool), torch.ones(rows, length, dtype=torch.bool),
+    )  # fmt: skip
+
+
+def record(folder, episodes=3, steps=9, seed=0) -> EpisodeStore:
+    """Writes episodes whose pixels tell: red is the episode, green the step, blue the action that led here."""
+    info = DatasetInfo("counting", SHAPE, SPACE, 15.0)
+    rng = np.random.default_rng(seed)
+    with EpisodeWriter(folder, info) as writer:
+        for episode in range(episodes):
+            actions = rng.integers(0, 2, (steps, 4)).astype(float)
+            frames = np.zeros((steps + 1, *SHAPE), np.uint8)
+            frames[..., 0] = 10 + episode
+            frames[..., 1] = np.arange(steps + 1)[:, None, None]
+            frames[1:, ..., 2] = 8 * (actions @ [1, 2, 4, 8])[:, None, None]
+            rewards = np.arange(1, steps + 1, dtype=np.float32)
+            writer.append(Episode(frames, actions, rewards, episode % 2 == 0, episode % 2 == 1, seed + episode, "test"))
+    return EpisodeStore(folder)

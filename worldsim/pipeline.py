@@ -24,12 +24,13 @@ from torch import nn
 
 from worldsim import bundle
 from worldsim.actions import ActionCodec
-from worldsim.data.clips import WindowSampler, clip_batch, frame_batch, load_clip
+from worldsim.data.clips import WindowSampler, clip_batch, frame_batch
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.latents import LatentStore, encode_dataset
 from worldsim.diffusion.prediction import CleanPrediction
 from worldsim.diffusion.process import RectifiedFlow
 from worldsim.diffusion.samplers import EulerSampler
+from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.sheet import contact_sheet
 from worldsim.models.autoencoder import ConvAutoencoder
 from worldsim.models.denoiser import Denoiser
@@ -226,7 +227,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     def preview(average: nn.Module, step: int) -> None:
         untrained = OutcomeModel(OutcomeConfig(backbone.feature_width, codec.width)).to(device)
         world = assemble(run, autoencoder, average, untrained, latents)
-        _write_sheet(run, "dynamics", dream_rows(run, world, latents), step)
+        _write_sheet(run, "dynamics", dream_along(world, run.store, _preview_episode(run)), step)
 
     stage = Stage(
         "dynamics", model, lambda step: clip_batch(latents, codec, sampler.windows(step, sizes.batch), length), objective,
@@ -337,23 +338,6 @@ def _preview_frames(run: Run) -> torch.Tensor:
     index = _preview_episode(run)
     steps = run.store.records[index].total_steps
     return torch.stack([torch.from_numpy(np.array(run.store.observations(index, s, s + 1)[0])) for s in np.linspace(0, steps, 12).astype(int)])
-
-
-def dream_rows(run: Run, world: WorldModel, latents: LatentStore, frames: int = 48, shown: int = 12) -> list[np.ndarray]:
-    """Returns real, reconstructed and dreamed frames `[H W 3]` of one stretch of a held-out episode, 12 of each."""
-    index, window = _preview_episode(run), run.preset.clip_length - 1
-    length = min(window + frames, run.store.records[index].total_steps + 1)
-    clip = load_clip(latents, run.action_codec, index, 0, length).batched().to(world.device)
-    state = world.initial(clip.frames(0, min(window, length - 1)), torch.zeros(1, 3, dtype=torch.int64, device=world.device))
-    first = min(window, length - 1)
-    dreamed = []
-    for position in range(first, length):
-        state, _ = world.step(state, clip.action[:, position])
-        dreamed.append(world.observe(state)[0].cpu().numpy())
-    picks = np.linspace(0, len(dreamed) - 1, min(shown, len(dreamed))).astype(int)
-    real = run.store.observations(index, first, length)
-    rebuilt = world.autoencoder.decode(clip.latents[0, first:]).cpu().numpy()
-    return [rows[i] for rows in (real, rebuilt, dreamed) for i in picks]
 
 
 def _write_sheet(run: Run, name: str, frames: list[np.ndarray], step: int) -> None:

@@ -74,7 +74,7 @@ class HumanPolicy:
         self._pygame.display.flip()
 
     def _read_events(self) -> tuple[set[str], tuple[float, float]]:
-        """Updates the held keys; returns what was pressed since the last frame, however shortly, and the mouse's movement.
+        """Updates the held keys; returns all that were pressed since the last frame, and the mouse's movement.
 
         Raises EndOfRecording at Esc or a closed window.
         """

@@ -1,0 +1,147 @@
+"""How near dreamed frames are to real ones: codec, one step, and open loop, beside copying and the mean frame.
+
+Here as numbers that say what they are: teacher-forced, open-loop and codec figures are never mixed.
+Leaves out controllability, drift, memory, reward and return fidelity, which come with the measuring instrument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldsim.data.episodes import EpisodeStore
+from worldsim.evaluation.replay import addresses, prompt_of, recorded_actions
+from worldsim.world_model import WorldModel
+
+HORIZONS = (1, 2, 4, 8, 16, 32)
+CODEC_FRAMES = 128
+RESAMPLES = 2000
+Probe = Callable[[np.ndarray], dict[str, Any]]
+"""Reads positions out of a frame `[H W 3]`: name to (x, y), or None where the thing is not there."""
+
+
+@dataclass
+class _Episode:
+    """Squared errors of one episode, by what they belong to: means over pixels, one for each frame compared."""
+
+    errors: dict[str, list[float]] = field(default_factory=dict)
+    distances: dict[str, list[float]] = field(default_factory=dict)  # pixels, by thing and horizon
+
+    def add(self, name: str, real: np.ndarray, other: np.ndarray) -> None:
+        """Takes in frames `[n H W 3]`, uint8 or float on the same scale."""
+        difference = (real.astype(np.float32) - other.astype(np.float32)) / 255
+        self.errors.setdefault(name, []).extend(np.square(difference).mean((-3, -2, -1)).tolist())
+
+    def add_positions(self, horizon: int, real: np.ndarray, dreamed: np.ndarray, probe: Probe) -> None:
+        """Takes in how far apart things stand in frames `[n H W 3]`; a thing lost in the dream is infinitely far."""
+        for a, b in zip(map(probe, real), map(probe, dreamed), strict=True):
+            for name, place in a.items():
+                if place is not None and np.shape(place) == (2,):
+                    away = np.inf if b[name] is None else float(np.abs(np.subtract(place, b[name])).max())
+                    self.distances.setdefault(f"{name}/{horizon}", []).append(away)
+
+
+def held_out(world: WorldModel, store: EpisodeStore, count: int) -> list[int]:
+    """Returns up to `count` episodes that the world was not trained on, spread over the store.
+
+    Raises ValueError, in one sentence, where the data is another game's or holds training episodes only.
+    """
+    info = world.info
+    if store.info.action_space != info.action_space or tuple(store.info.observation_shape) != tuple(info.frame_shape):
+        raise ValueError(
+            f"expected episodes with {info.action_space} and frames {tuple(info.frame_shape)}, found "
+            f"{store.info.action_space} and {tuple(store.info.observation_shape)}; give data of {info.game}"
+        )
+    trained = set(info.provenance.get("training_episodes", []))
+    window = world.prompts.latents.shape[1]
+    free = [i for i, record in enumerate(store.records) if record.hash not in trained]
+    if not free:
+        raise ValueError(
+            f"expected episodes that {info.name} was not trained on, found {len(store)} that it was; record others"
+        )
+    usable = [i for i in free if store.records[i].total_steps >= window]
+    if not usable:
+        raise ValueError(f"expected an episode of at least {window} steps, found none; record longer ones")
+    return [usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]
+
+
+def fidelity(
+    world: WorldModel, store: EpisodeStore, episodes: list[int], starts: int = 16, probe: Probe | None = None
+) -> dict[str, Any]:
+    """Measures a world on held-out episodes; returns `metrics.json`'s content.
+
+    In every episode, `starts` dreams begin from real frames and follow the recorded actions for 32 steps; the first of
+    these steps is the one-step figure. `copy_last` shows the last real frame for ever, `dataset_mean` the mean frame.
+    """
+    mean = np.mean([np.asarray(store.observations(i), np.float32).mean(0) for i in episodes], 0)
+    measured = [_measure(world, store, index, starts, mean, probe) for index in episodes]
+    psnr = {name: interval([e.errors[name] for e in measured if name in e.errors]) for name in _names(measured)}
+    result: dict[str, Any] = {
+        "codec": {"psnr": psnr["codec"]},
+        "one_step": {"psnr": psnr["open_loop/1"]},
+        "open_loop": {str(h): {"psnr": psnr[f"open_loop/{h}"]} for h in HORIZONS if f"open_loop/{h}" in psnr},
+        "copy_last": {str(h): {"psnr": psnr[f"copy_last/{h}"]} for h in HORIZONS if f"copy_last/{h}" in psnr},
+        "dataset_mean": {"psnr": psnr["dataset_mean"]},
+        "episodes": len(episodes),
+        "starts": sum(len(e.errors["open_loop/1"]) for e in measured),
+        "steps": world.steps,
+    }
+    if probe is not None:
+        result["positions"] = _positions(measured)
+    return result
+
+
+def _names(measured: list[_Episode]) -> list[str]:
+    return sorted({name for episode in measured for name in episode.errors})
+
+
+def _positions(measured: list[_Episode]) -> dict[str, dict[str, float]]:
+    """Returns, by thing and horizon, the share of frames where it is within a pixel, and the median distance."""
+    joined: dict[str, list[float]] = {}
+    for episode in measured:
+        for name, values in episode.distances.items():
+            joined.setdefault(name, []).extend(values)
+    return {
+        name: {"within_1px": float(np.mean(np.array(values) <= 1)), "median_px": float(np.median(values))}
+        for name, values in sorted(joined.items())
+    }
+
+
+def interval(errors: list[list[float]]) -> dict[str, float]:
+    """Returns mean, low and high of PSNR in dB: each episode's mean squared error, then the mean over episodes.
+
+    The 95 % interval is a bootstrap over episodes, with a fixed generator.
+    """
+    psnr = np.array([-10 * np.log10(max(float(np.mean(e)), 1e-10)) for e in errors])
+    draws = np.random.default_rng(0).integers(len(psnr), size=(RESAMPLES, len(psnr)))
+    low, high = np.quantile(psnr[draws].mean(1), [0.025, 0.975])
+    return {"mean": round(float(psnr.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def _measure(
+    world: WorldModel, store: EpisodeStore, index: int, starts: int, mean: np.ndarray, probe: Probe | None
+) -> _Episode:
+    result, real = _Episode(), np.asarray(store.observations(index))
+    latents = torch.cat([world.encode(torch.from_numpy(part)) for part in np.array_split(real, len(real) // 256 + 1)])
+    some = np.unique(np.linspace(0, len(real) - 1, CODEC_FRAMES).astype(int))
+    result.add("codec", real[some], world.autoencoder.decode(latents[some]).cpu().numpy())
+    result.add("dataset_mean", real[some], mean)
+    window, last = world.prompts.latents.shape[1], len(real) - 1
+    reach = min(HORIZONS[-1], last - window + 1)
+    first = np.unique(np.linspace(window, last - reach + 1, starts).astype(int))  # the first dreamed position
+    actions = recorded_actions(world, store, index)
+    rows = np.stack([np.arange(p - window, p) for p in first])
+    state = world.initial(prompt_of(latents[rows], actions[rows]), addresses(world, first, index))
+    for step in range(1, reach + 1):
+        state, _ = world.step(state, actions[first + step - 1])
+        if step in HORIZONS:
+            frames, goal = world.observe(state).cpu().numpy(), real[first + step - 1]
+            result.add(f"open_loop/{step}", goal, frames)
+            result.add(f"copy_last/{step}", goal, real[first - 1])
+            if probe is not None:
+                result.add_positions(step, goal, frames, probe)
+    return result
