@@ -1,6 +1,7 @@
 """The window, driven by posted events, and play without one, on the fake world."""
 
 import json
+import os
 import time
 
 import imageio.v2 as imageio
@@ -326,6 +327,14 @@ def test_an_interrupted_video_leaves_the_old_one_as_it_was(tmp_path):
         video.append(np.zeros((64, 64, 3), np.uint8))
         raise KeyboardInterrupt
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("seen.mp4", b"old")]
+
+
+def test_a_video_that_a_full_disk_cut_short_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="free some space"), VideoWriter(tmp_path / "seen.mp4", 30) as video:
+        video.append(np.zeros((64, 64, 3), np.uint8))
+        close, partial = video._writer.close, video._partial
+        video._writer.close = lambda: (close(), os.truncate(partial, 300))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

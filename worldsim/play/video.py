@@ -6,10 +6,12 @@ Here so that play without a display leaves something to look at. Leaves out soun
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 
 SMALLEST_SIDE = 256  # pixels; players blur what they have to enlarge
@@ -23,30 +25,46 @@ class VideoWriter:
         if self.path.suffix != ".mp4":
             raise ValueError(f"expected out= to end in .mp4, found {path}")
         self._partial = self.path.with_name(f".{self.path.stem}.partial.mp4")
+        self._num_frames = 0
         self._writer: Any = None
 
     def __enter__(self) -> VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A macro block of 1 keeps imageio from resizing; `enlarge` makes the sides even, as the codec wants.
         self._writer = imageio.get_writer(
-            self._partial, fps=self._fps, quality=8, macro_block_size=1, ffmpeg_log_level="error"
+            self._partial, fps=self._fps, quality=8, macro_block_size=1, ffmpeg_log_level="quiet"
         )
         return self
 
     def append(self, frame: np.ndarray) -> None:
         """Adds a frame."""
+        self._num_frames += 1
         try:
             self._writer.append_data(enlarge(frame))
         except OSError as error:
-            raise OSError(f"cannot write {self.path}: {' '.join(str(error).split())[-160:]}") from error
+            raise self._failure() from error
 
     def __exit__(self, kind: Any, *exception: Any) -> None:
         try:
             self._writer.close()
             if kind is None:
+                self._check_whole()
                 os.replace(self._partial, self.path)
         finally:
             self._partial.unlink(missing_ok=True)
+
+    def _check_whole(self) -> None:
+        """Counts the frames in the file: what goes wrong at its end, as on a full disk, nobody else reports."""
+        try:
+            is_whole = imageio_ffmpeg.count_frames_and_secs(str(self._partial))[0] == self._num_frames
+        except RuntimeError as error:
+            raise self._failure() from error
+        if not is_whole:
+            raise self._failure()
+
+    def _failure(self) -> OSError:
+        free = shutil.disk_usage(self.path.parent).free // 1024
+        return OSError(f"cannot write all of {self.path} ({free} KiB are free); free some space or choose another out=")
 
 
 def enlarge(frame: np.ndarray) -> np.ndarray:
