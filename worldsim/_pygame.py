@@ -4,6 +4,7 @@ Here because pygame and pygame-ce share one module: either works, and so do both
 of two deletes files of the other and leaves an empty `pygame`. Leaves out windows: those are `worldsim.play`.
 """
 
+import os
 from types import ModuleType
 
 _NEEDED = ("display", "event", "font", "init", "key", "transform")
@@ -12,6 +13,7 @@ _REPAIR = "run: python -m pip install --force-reinstall --no-deps pygame"
 
 def import_pygame() -> ModuleType:
     """Returns the module pygame. Raises ImportError, in one sentence, where it is missing or an empty shell."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # a command's output is its own
     try:
         import pygame
     except ImportError as error:

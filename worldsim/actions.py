@@ -46,8 +46,7 @@ def pack(space: gym.Space, action: Any, rows: int | None = None) -> np.ndarray:
 
     Raises ValueError where the action is not in the space; the message says what was expected and found.
     """
-    count = 1 if rows is None else rows
-    packed = np.concatenate([_pack_leaf(leaf, value, count) for leaf, value in _walk(space, action)], axis=1)
+    packed = np.concatenate([_pack_leaf(leaf, value, rows) for leaf, value in _walk(space, action)], axis=1)
     return packed[0] if rows is None else packed
 
 
@@ -66,19 +65,21 @@ def _walk(space: gym.Space, action: Any):
         yield leaves(space)[0], action
 
 
-def _pack_leaf(leaf: gym.Space, value: Any, rows: int) -> np.ndarray:
+def _pack_leaf(leaf: gym.Space, value: Any, rows: int | None) -> np.ndarray:
+    """Returns a simple space's values as float64 `[rows n]`, one row where `rows` is None."""
+    shape = leaf.shape if rows is None else (rows, *leaf.shape)
     try:
-        flat = np.asarray(value, dtype=np.float64).reshape(rows, -1)
-    except (TypeError, ValueError):
-        flat = np.empty((rows, 0))
-    if flat.shape[1] != int(np.prod(leaf.shape)):
-        raise ValueError(f"expected {rows} action(s) of {leaf}, found {value!r:.80}")
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected numbers for {leaf}, found {value!r:.80}") from error
+    if array.shape != shape:
+        raise ValueError(f"expected an action of shape {shape} for {leaf}, found shape {array.shape}")
+    flat = array.reshape(rows or 1, -1)
     low, high = _bounds(leaf)
-    whole = isinstance(leaf, spaces.Box) and np.issubdtype(leaf.dtype, np.floating)
     if not (np.isfinite(flat).all() and (flat >= low).all() and (flat <= high).all()):
-        raise ValueError(f"expected an action in {leaf}, found {np.asarray(value).tolist()!r:.80}")
-    if not whole and not (flat == np.round(flat)).all():
-        raise ValueError(f"expected whole numbers for {leaf}, found {np.asarray(value).tolist()!r:.80}")
+        raise ValueError(f"expected an action in {leaf}, found {array.tolist()!r:.80}")
+    if np.issubdtype(leaf.dtype, np.integer) and not (flat == np.round(flat)).all():
+        raise ValueError(f"expected whole numbers for {leaf}, found {array.tolist()!r:.80}")
     return flat
 
 

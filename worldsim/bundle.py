@@ -75,7 +75,7 @@ def load(world: str | Path, device: torch.device | str = "cpu", steps: int | Non
 
     Raises ValueError, in one sentence, for an unknown name and a bundle that is incomplete, corrupt or newer.
     """
-    folder = _find(world)
+    folder, device = _find(world), read_device(device)
     try:
         text = json.loads((folder / "world.json").read_text())
         if text["format_version"] > FORMAT_VERSION:
@@ -84,10 +84,20 @@ def load(world: str | Path, device: torch.device | str = "cpu", steps: int | Non
                 "upgrade worldsim"
             )
         weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in WEIGHTS}
-        return _build(text, weights, torch.device(device), steps)
+        return _build(text, weights, device, steps)
     except (KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"expected a whole world bundle in {folder}, found a damaged one ({reason}); train or copy it again") from error
+
+
+def read_device(device: torch.device | str) -> torch.device:
+    """Returns a device that is there. Raises ValueError, in one sentence, for one that is not."""
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:  # the latter is what a torch without CUDA raises
+        reason = str(error).splitlines()[0][:120]
+        raise ValueError(f"expected device= one of this machine's, found {device!s} ({reason})") from error
 
 
 def read_info(text: dict) -> WorldInfo:

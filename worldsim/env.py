@@ -42,14 +42,9 @@ def open_world(
     world: str | Path | WorldModel, device: str | torch.device = "cpu", steps: int | None = None
 ) -> WorldModel:
     """Returns a world by name or path; a loaded one as it is. Raises ValueError where the arguments contradict it."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter is what a torch without CUDA raises
-        reason = str(error).splitlines()[0][:120]
-        raise ValueError(f"expected device= one of this machine's, found {device!s} ({reason})") from error
     if isinstance(world, (str, os.PathLike)):
         return bundle.load(world, device, steps)
-    if steps is not None or (str(device) != "cpu" and torch.device(device).type != world.device.type):
+    if steps is not None or bundle.read_device(device).type not in ("cpu", world.device.type):
         raise ValueError(
             f"expected device= and steps= beside a world's name or path, found a world loaded on {world.device}; "
             "give them to worldsim.load instead"

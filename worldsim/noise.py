@@ -10,6 +10,7 @@ draw), the key's two words the row seed's low and high 32 bits.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -35,28 +36,41 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
     return torch.stack((c0, c1, c2, c3), -1)
 
 
-def words(address: Tensor, count: int, draw: int) -> Tensor:
-    """Returns `count` random 32-bit words for each row, int64 `[b count]`."""
+def words(address: Tensor, count: int, draws: Sequence[int]) -> Tensor:
+    """Returns `count` random 32-bit words for each row and draw, int64 `[b n count]`."""
     blocks = torch.arange((count + 3) // 4, device=address.device)
-    seed, episode, step = (part[:, None].expand(-1, len(blocks)) for part in address.unbind(-1))
-    counter = torch.stack((blocks.expand_as(seed), step & _MASK, episode & _MASK, torch.full_like(seed, draw)), -1)
+    kinds = torch.tensor(draws, device=address.device)
+    shape = (len(address), len(draws), len(blocks))
+    seed, episode, step = (part[:, None, None].expand(shape) for part in address.unbind(-1))
+    counter = torch.stack((blocks.expand(shape), step & _MASK, episode & _MASK, kinds[:, None].expand(shape)), -1)
     key = torch.stack((seed & _MASK, (seed >> 32) & _MASK), -1)
-    return philox(counter, key).flatten(1)[:, :count]
+    return philox(counter, key).flatten(2)[..., :count]
+
+
+def uniforms(address: Tensor, shape: tuple[int, ...], draws: Sequence[int]) -> Tensor:
+    """Returns float32 `[b n *shape]`, uniform in (0, 1): one sample for each of n draws, in one pass."""
+    # 23 bits and a half: exact in float32, and never 0 or 1.
+    values = ((words(address, math.prod(shape), draws) >> 9).float() + 0.5) * 2.0**-23
+    return values.reshape(len(address), len(draws), *shape)
+
+
+def normals(address: Tensor, shape: tuple[int, ...], draws: Sequence[int]) -> Tensor:
+    """Returns float32 `[b n *shape]` of standard normal noise (Box and Muller 1958)."""
+    count = math.prod(shape)
+    radius, angle = uniforms(address, (2, (count + 1) // 2), draws).unbind(2)
+    radius, angle = (-2 * radius.log()).sqrt(), angle * (2 * math.pi)
+    values = torch.cat((radius * angle.cos(), radius * angle.sin()), -1)[..., :count]
+    return values.reshape(len(address), len(draws), *shape)
 
 
 def uniform(address: Tensor, shape: tuple[int, ...], draw: int) -> Tensor:
     """Returns float32 `[b *shape]`, uniform in (0, 1)."""
-    count = math.prod(shape)
-    # 23 bits and a half: exact in float32, and never 0 or 1.
-    return (((words(address, count, draw) >> 9).float() + 0.5) * 2.0**-23).reshape(-1, *shape)
+    return uniforms(address, shape, (draw,))[:, 0]
 
 
 def normal(address: Tensor, shape: tuple[int, ...], draw: int) -> Tensor:
-    """Returns float32 `[b *shape]` of standard normal noise (Box and Muller 1958)."""
-    count = math.prod(shape)
-    radius, angle = uniform(address, (2, (count + 1) // 2), draw).unbind(1)
-    radius, angle = (-2 * radius.log()).sqrt(), angle * (2 * math.pi)
-    return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count].reshape(-1, *shape)
+    """Returns float32 `[b *shape]` of standard normal noise."""
+    return normals(address, shape, (draw,))[:, 0]
 
 
 def address_of(seeds: list[int], device: torch.device | str = "cpu") -> Tensor:

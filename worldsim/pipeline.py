@@ -43,8 +43,7 @@ from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
-CODEC_SHARE, OUTCOME_SHARE = 0.3, 0.1  # of the minutes; dynamics gets what codec, encoding and outcome leave
-FINISHING = 0.85  # from here on the codec trains its decoder only
+CODEC_SHARE, OUTCOME_SHARE = 0.15, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
 SHORTCUTS_FROM = 0.15  # shortcut rows need an average that already predicts something
 HOLD_OUT = 20  # one episode in so many is kept for contact sheets and `worldsim eval`
 NUM_PROMPTS = 16
@@ -163,13 +162,13 @@ def train_world(run: Run, stage: str | None = None) -> WorldModel | None:
 def train_codec(run: Run) -> nn.Module:
     """Trains the autoencoder on pairs of consecutive frames and measures its latents' statistics."""
     sizes, store = run.preset.codec, run.store
-    model = ConvAutoencoder(run.preset.autoencoder(frame_shape=store.info.observation_shape))
+    model = ConvAutoencoder(run.preset.autoencoder(frame_shape=tuple(store.info.observation_shape)))
     model.set_background(_statistics_frames(run))
     sampler = WindowSampler(store, run.training_episodes, 2, run.seed)
     device = _device(run)
 
     def objective(model, average, frames, progress, generator):
-        return reconstruction_loss(model, frames.to(device), finishing=progress > FINISHING, generator=generator)
+        return reconstruction_loss(model, frames.to(device), generator=generator)
 
     def preview(average: nn.Module, step: int) -> None:
         frames = _preview_frames(run)

@@ -79,7 +79,8 @@ class WorldModel:
         context = self.denoiser.backbone.start(len(prompt.latents))
         for index in range(prompt.latents.shape[1]):
             latent, action = prompt.latents[:, index], prompt.action[:, index]
-            context = self._commit(latent, action, context, address, index + 1)
+            draw = noise.normal(address, tuple(latent.shape[1:]), noise.COMMIT + ((index + 1) << noise.INDEX))
+            context = self._commit(latent, action, context, draw)
         return WorldState(context, latent, torch.zeros_like(address[:, 0]), address)
 
     @torch.no_grad()
@@ -87,14 +88,14 @@ class WorldModel:
         """Dreams the next frame for encoded actions `[b a]`; draws its reward and its end."""
         address = state.address + torch.tensor([0, 0, 1], device=self.device)
         shape = tuple(state.latent.shape[1:])
+        start, commit = noise.normals(address, shape, (noise.START, noise.COMMIT)).unbind(1)
 
         def draw(index: int) -> Tensor:
-            kind = noise.START if index == 0 else noise.SOLVER
-            return noise.normal(address, shape, kind + (index << noise.INDEX))
+            return noise.normal(address, shape, noise.SOLVER + (index << noise.INDEX)) if index else start
 
         latent, features = self.denoiser.sample(self.sampler, action, state.context, draw)
         outcome = self.outcome(features, action).sample(noise.uniform(address, (2,), noise.OUTCOME))
-        context = self._commit(latent, action, state.context, address, 0)
+        context = self._commit(latent, action, state.context, commit)
         return WorldState(context, latent, state.age + 1, address), outcome
 
     @torch.no_grad()
@@ -107,7 +108,6 @@ class WorldModel:
         """Encodes uint8 frames `[... H W 3]` as latents `[... c h w]`."""
         return self.autoencoder.encode(frames.to(self.device))
 
-    def _commit(self, latent: Tensor, action: Tensor, context: Any, address: Tensor, index: int) -> Any:
-        draw = noise.normal(address, tuple(latent.shape[1:]), noise.COMMIT + (index << noise.INDEX))
+    def _commit(self, latent: Tensor, action: Tensor, context: Any, draw: Tensor) -> Any:
         level = torch.full((len(latent),), self.context_level, device=latent.device)
         return self.denoiser.commit(latent, level, draw, action, context)

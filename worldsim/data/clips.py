@@ -71,7 +71,7 @@ def load_clip(latents: LatentStore, codec: ActionCodec, index: int, start: int, 
     action = codec.null.repeat(length, 1)
     packed = store.actions(index, max(start - 1, 0), stop - 1)
     if packed is not None and moved.any():
-        action[moved] = codec.encode(packed)
+        action[moved] = codec.encode(np.array(packed))
     reward, rewards = torch.zeros(length), store.rewards(index, max(start - 1, 0), stop - 1)
     if rewards is not None:
         reward[moved] = torch.from_numpy(np.array(rewards, np.float32))

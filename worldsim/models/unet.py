@@ -55,16 +55,17 @@ class ConvBackbone(nn.Module):
     def __init__(self, config: ConvBackboneConfig):
         super().__init__()
         self.config = config
-        c, _, _ = config.latent_shape
-        per_frame = config.action_width + LEVEL_FEATURES + 1
-        inputs = config.window * per_frame + config.action_width + 2 * LEVEL_FEATURES
+        c, h, w = config.latent_shape
+        # One projection each: among a hundred inputs of one linear layer, the action's few would be learned last.
+        self.embed_action = nn.Linear(config.action_width, config.condition_width)
+        self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, config.condition_width)
+        self.embed_past = nn.Linear(config.window * (config.action_width + 2), config.condition_width)
         self.condition = nn.Sequential(
-            nn.Linear(inputs, config.condition_width),
-            nn.SiLU(),
-            nn.Linear(config.condition_width, config.condition_width),
-            nn.SiLU(),
+            nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU()
         )
         self.stem = nn.Conv2d((config.window + 1) * c, config.width, 3, padding=1)
+        # Where a position is: latents need not say, as the codec keeps what never changes to itself.
+        self.position = nn.Parameter(torch.zeros(config.width, h, w))
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.condition_width) for _ in range(config.depth))
         self.norm = nn.GroupNorm(8, config.width)
         self.head = zero_init(nn.Conv2d(config.width, c, 3, padding=1))
@@ -105,13 +106,12 @@ class ConvBackbone(nn.Module):
         valid = context.valid.to(x.dtype)
         past = context.latents * valid[:, :, None, None, None]
         past_level = torch.where(context.valid, context.level, torch.ones_like(context.level))
-        past_conditions = torch.cat(
-            (level_features(past_level), valid[..., None], context.action * valid[..., None]), -1
-        )
+        history = torch.cat((past_level[..., None], valid[..., None], context.action * valid[..., None]), -1)
+        levels = torch.cat((level_features(level), level_features(target_level)), -1)
         condition = self.condition(
-            torch.cat((past_conditions.flatten(1), action, level_features(level), level_features(target_level)), -1)
+            self.embed_action(action) + self.embed_levels(levels) + self.embed_past(history.flatten(1))
         )
-        h = self.stem(torch.cat((x, past.flatten(1, 2)), 1))
+        h = self.stem(torch.cat((x, past.flatten(1, 2)), 1)) + self.position
         for block in self.blocks:
             h = block(h, condition)
         features = F.silu(self.norm(h))

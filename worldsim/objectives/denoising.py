@@ -6,7 +6,7 @@ Leaves out the history's own denoising loss and resampled history, which come wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,13 +22,14 @@ class DenoisingConfig:
     """Shares and ranges of the corruption; recipe C2 and E2."""
 
     num_targets: int = 1  # target frames at the end of each clip
-    history_level: float = 0.4  # context noise is drawn up to this level
+    history_level: float = 0.2  # context noise is drawn up to this level
     clean_share: float = 0.3  # clips whose history stays clean
     drop_share: float = 0.1  # clips that lose their oldest history frames, often all
     action_drop: float = 0.05  # target frames that get the null action
-    shortcut_share: float = 0.25  # clips that learn large steps from two small ones
+    shortcut_share: float = 0.125  # clips that learn large steps from two small ones
     shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
-    weight: Ramp = Ramp()
+    level_power: float = 2.0  # ordinary levels are 1 - u^power: games are nearly sure, so most is decided at pure noise
+    weight: Ramp = field(default_factory=lambda: Ramp(1.0))
 
 
 def denoising_loss(
@@ -75,7 +76,7 @@ def _levels(rows: int, b: int, n: int, config: DenoisingConfig, draw) -> tuple[T
     """Returns level and target level `[b n]`: the first `rows` on the grid of their step size, the rest continuous."""
     size = 0.5 ** (draw.uniform(rows, 1) * (config.shortcut_levels + 1)).floor()
     grid = ((draw.uniform(rows, n) / size).floor() + 1) * size
-    level = draw.uniform(b - rows, n)
+    level = 1 - draw.uniform(b - rows, n) ** config.level_power
     return torch.cat((grid, level)), torch.cat((grid - size, level))
 
 

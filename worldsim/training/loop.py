@@ -90,6 +90,7 @@ def train(stage: Stage, budget: Budget, folder: Path, seed: int, rhythm: Rhythm 
     would have. The finished weights stay in `folder/final.safetensors`, which a later call returns at once.
     """
     final = folder / "final.safetensors"
+    stage.model.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPU and GPU
     average = averaged(stage.model)
     if final.exists():
         average.module.load_state_dict(load_file(final))

@@ -1,0 +1,147 @@
+"""The dynamics' objective: labels are true, targets are causal, what is masked counts nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_world import SPACE, conv_backbone, random_clip, shake, transformer_backbone
+
+from worldsim.actions import ActionCodec
+from worldsim.models.denoiser import Denoiser
+from worldsim.models.outcome import OutcomeConfig, OutcomeModel, symexp, symlog, two_hot
+from worldsim.objectives.denoising import DenoisingConfig, Draws, denoising_loss, noisy_history
+from worldsim.objectives.outcome import outcome_loss
+
+LATENT = (4, 2, 2)
+CODEC = ActionCodec(SPACE)
+BOUND = torch.tensor([-3.0, 3.0])[:, None, None, None].expand(2, 4, 1, 1)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def denoiser(make=conv_backbone):
+    return shake(Denoiser(make(LATENT, CODEC.width), BOUND))
+
+
+def loss(model, clip, config=None, shortcuts=True, seed=0):
+    config = config or DenoisingConfig()
+    return denoising_loss(model, model, clip, CODEC.null, config, shortcuts=shortcuts, generator=generator(seed))
+
+
+def test_the_noise_on_the_history_is_what_its_level_says():
+    clip = random_clip(400, 4, (4, 4, 4), CODEC)
+    model = denoiser()
+    history = noisy_history(model.process, clip, DenoisingConfig(), Draws(clip.latents, generator()))
+    level = history.level[..., None, None, None]
+    noise = (history.latents - (1 - level) * clip.latents[:, :-1]) / level.clamp_min(1e-9)
+    noisy = history.level > 0.02
+    assert 0.5 < noisy.float().mean() < 0.9
+    assert (noise[noisy].square().mean((1, 2, 3)).mean() - 1).abs() < 0.02
+    clean = history.level == 0
+    assert clean.float().mean() > 0.25 and torch.equal(history.latents[clean], clip.latents[:, :-1][clean])
+
+
+def test_dropped_history_is_always_the_oldest():
+    clip = random_clip(500, 6, LATENT, CODEC)
+    history = noisy_history(denoiser().process, clip, DenoisingConfig(drop_share=0.5), Draws(clip.latents, generator()))
+    oldest_first = history.valid.int()
+    assert (oldest_first.diff(dim=1) >= 0).all()
+    assert 0.4 < (~history.valid.all(1)).float().mean() < 0.6
+
+
+@pytest.mark.parametrize(("make", "targets"), [(conv_backbone, 1), (conv_backbone, 3), (transformer_backbone, 3)])
+def test_the_loss_is_finite_reproducible_and_reaches_every_parameter(make, targets):
+    model, clip = denoiser(make), random_clip(8, 4, LATENT, CODEC)
+    config = DenoisingConfig(num_targets=targets)
+    first = loss(model, clip, config)
+    first.total.backward()
+    assert torch.isfinite(first.total)
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert torch.equal(loss(model, clip, config).total, first.total)
+    assert not torch.equal(loss(model, clip, config, seed=1).total, first.total)
+
+
+def test_frames_that_are_not_valid_do_not_change_the_loss():
+    model, clip = denoiser(), random_clip(8, 4, LATENT, CODEC)
+    clip = replace(clip, valid=torch.ones(8, 4, dtype=torch.bool).index_fill(1, torch.tensor([0]), False))
+    garbled = replace(clip, latents=clip.latents.clone())
+    garbled.latents[:, 0] += 5
+    assert torch.equal(loss(model, garbled).total, loss(model, clip).total)
+
+
+def test_an_untrained_network_on_a_still_clip_has_no_error_but_the_noise_of_its_history():
+    still = random_clip(16, 4, LATENT, CODEC)
+    still = replace(still, latents=still.latents[:, :1].expand_as(still.latents).contiguous())
+    model = Denoiser(conv_backbone(LATENT, CODEC.width), BOUND)
+    config = DenoisingConfig(clean_share=1.0, drop_share=0.0)
+    assert loss(model, still, config, shortcuts=False).total.item() == 0
+    assert loss(model, still, DenoisingConfig(clean_share=0.0, drop_share=0.0)).total.item() > 1e-3
+
+
+def test_the_teacher_gets_no_gradient():
+    model, teacher, clip = denoiser(), denoiser(), random_clip(8, 4, LATENT, CODEC)
+    result = denoising_loss(
+        model, teacher, clip, CODEC.null, DenoisingConfig(shortcut_share=1.0), shortcuts=True, generator=generator()
+    )
+    result.total.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_losses_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    loss(denoiser(), random_clip(4, 4, LATENT, CODEC))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_hot_keeps_the_value_and_symexp_undoes_symlog():
+    bins = torch.linspace(-3, 3, 13)
+    values = torch.tensor([-3.0, -1.3, 0.0, 0.1, 2.9, 50.0])
+    spread = two_hot(values, bins)
+    assert torch.allclose(spread @ bins, values.clamp(-3, 3), atol=1e-6)
+    assert torch.allclose(spread.sum(-1), torch.ones(6)) and (spread > 0).sum(-1).max() <= 2
+    x = torch.tensor([-100.0, -0.5, 0.0, 3.0])
+    assert torch.allclose(symexp(symlog(x)), x, rtol=1e-5)
+
+
+def test_the_outcome_model_learns_which_action_pays_and_which_ends():
+    clip = random_clip(64, 4, LATENT, CODEC)
+    pays, ends = clip.action[:, -1, 0], clip.action[:, -1, 1] > 0
+    clip = replace(
+        clip,
+        reward=torch.zeros(64, 4).index_copy(1, torch.tensor([3]), 2 * pays[:, None]),
+        terminated=torch.zeros(64, 4, dtype=torch.bool).index_copy(1, torch.tensor([3]), ends[:, None]),
+    )
+    world = denoiser()
+    torch.manual_seed(0)
+    model = OutcomeModel(OutcomeConfig(world.backbone.feature_width, CODEC.width, width=16))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for step in range(120):
+        result = outcome_loss(model, world, clip, DenoisingConfig(), generator=generator(step))
+        optimizer.zero_grad()
+        result.total.backward()
+        optimizer.step()
+    features = torch.zeros(2, world.backbone.feature_width, 2, 2)
+    action = torch.zeros(2, CODEC.width)
+    action[0, :2] = 1
+    distribution = model(features, action)
+    assert distribution.reward_mean.tolist() == pytest.approx([2, 0], abs=0.25)
+    assert distribution.end_probability[0] > 0.8 and distribution.end_probability[1] < 0.2
+    assert all(p.grad is None for p in world.parameters())
+
+
+def test_a_sampled_reward_is_the_recorded_one_and_ends_come_at_their_rate():
+    world = OutcomeModel(OutcomeConfig(4, 2))
+    from worldsim.models.outcome import OutcomeDistribution
+
+    mix = 0.9 * two_hot(symlog(torch.tensor(0.0)), symlog(world.bins)) + 0.1 * two_hot(symlog(torch.tensor(1.0)), symlog(world.bins))
+    rows = 4000
+    logits = mix.clamp_min(1e-12).log().expand(rows, -1)
+    uniform = torch.rand(rows, 2, generator=generator())
+    outcome = OutcomeDistribution(logits, torch.full((rows,), -2.0), world.bins).sample(uniform)
+    paid = outcome.reward > 0.5
+    assert outcome.reward[paid].mean().item() == pytest.approx(1.0, abs=0.02)
+    assert outcome.reward[~paid].abs().max() < 0.02
+    assert paid.float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert outcome.terminated.float().mean().item() == pytest.approx(0.119, abs=0.02)

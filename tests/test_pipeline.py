@@ -1,0 +1,141 @@
+"""From episodes to a world, in seconds and tiny: every stage hands the next what it needs, by command and by function."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import imageio.v3 as iio
+import pytest
+import torch
+from tiny_world import SHAPE, record
+
+from worldsim import bundle
+from worldsim.cli.main import main
+from worldsim.env import WorldModelEnv
+from worldsim.models.autoencoder import ConvAutoencoderConfig
+from worldsim.models.unet import ConvBackboneConfig
+from worldsim.pipeline import Preset, Run, StageSizes, train_world
+from worldsim.training.loop import Rhythm
+
+SIZES = StageSizes(8, 1e-3)
+TINY = Preset(
+    name="tiny",
+    autoencoder=partial(ConvAutoencoderConfig, latent_channels=4, widths=(8, 8), blocks=(1, 1)),
+    backbone=partial(ConvBackboneConfig, window=2, width=16, depth=1, condition_width=16),
+    codec=SIZES,
+    dynamics=SIZES,
+    outcome=SIZES,
+    clip_length=3,
+)
+
+
+def run(tmp_path, data="data", episodes=12, **changes) -> Run:
+    folder = tmp_path / data
+    store = record(folder, episodes=episodes) if not folder.exists() else __import__("worldsim").EpisodeStore(folder)
+    return Run(store, tmp_path / "run", **{"preset": TINY, "minutes": 0.05, "device": "cpu", "rhythm": Rhythm(1, 1e9, 5)} | changes)
+
+
+def test_episodes_become_a_world_that_steps_like_an_environment(tmp_path):
+    tiny_run = run(tmp_path)
+    world = train_world(tiny_run)
+    assert world.info.frame_shape == SHAPE and world.info.provenance["preset"] == "tiny"
+    trained = set(world.info.provenance["training_episodes"])
+    hashes = [record.hash for record in tiny_run.store.records]
+    assert trained == set(hashes) - {hashes[0]}  # one episode in twenty is held out
+    env = WorldModelEnv(str(tmp_path / "run" / "world"))
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == SHAPE
+    assert env.step(env.action_space.sample())[0].shape == SHAPE
+    for name in ("codec", "dynamics"):
+        sheets = list((tmp_path / "run" / "sheets").glob(f"{name}-*.png"))
+        assert sheets and iio.imread(sheets[0]).ndim == 3
+        assert (tmp_path / "run" / name / "log.jsonl").stat().st_size > 0
+
+
+def test_stages_run_one_by_one_and_say_what_they_need(tmp_path):
+    with pytest.raises(ValueError, match="finished codec stage"):
+        train_world(run(tmp_path), "dynamics")
+    for stage in ("codec", "encode", "dynamics", "outcome"):
+        assert train_world(run(tmp_path), stage) is None
+    assert train_world(run(tmp_path), "bundle").num_prompts == 11
+    with pytest.raises(ValueError, match="codec, encode, dynamics, outcome, bundle"):
+        train_world(run(tmp_path), "everything")
+
+
+def test_a_run_is_resumed_only_with_what_it_was_begun_with(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ValueError, match="same minutes, found minutes=0.05"):
+        run(tmp_path, minutes=1)
+    with pytest.raises(ValueError, match="same episodes, found 12 other episodes"):
+        run(tmp_path, data="more", episodes=13)
+
+
+def test_a_budget_is_fixed_when_it_is_first_asked_for(tmp_path):
+    first = run(tmp_path).spend("codec", lambda left: 0.5 * left)
+    assert first.seconds == 1.5
+    assert run(tmp_path).spend("codec", lambda left: 99).seconds == 1.5
+    assert run(tmp_path).spend("dynamics", lambda left: left).seconds == 1.5
+
+
+def test_training_without_actions_and_rewards_gives_a_world_with_the_null_action(tmp_path):
+    from dataclasses import replace
+
+    from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter
+
+    labelled = record(tmp_path / "data")
+    info = replace(labelled.info, action_space=None, has_rewards=False)
+    assert isinstance(info, DatasetInfo)
+    with EpisodeWriter(tmp_path / "video", info) as writer:
+        for index in range(3):
+            writer.append(Episode(labelled.observations(index), None, None, False, True, None, "video"))
+    world = train_world(run(tmp_path, data="video"))
+    assert world.info.action_space is None and world.action_codec.width == 1
+    env = WorldModelEnv(world)
+    env.reset(seed=0)
+    assert env.step(0)[0].shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["preset=nano", "minutes=0"], "minutes above 0"),
+        (["preset=nano", "minutes=1", "backbone=gru"], "conv, transformer"),
+        (["preset=huge", "minutes=1"], "nano"),
+        (["preset=nano", "minutes=1", "stage=all"], "codec, encode"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_two(tmp_path, capsys, arguments, words):
+    record(tmp_path / "data")
+    assert main(["train", f"data={tmp_path / 'data'}", f"out={tmp_path / 'run'}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_the_commands_train_eval_and_bench_write_what_they_promise(tmp_path, capsys):
+    record(tmp_path / "data", episodes=12, steps=40)
+    record(tmp_path / "test", episodes=3, steps=40, seed=500)
+    small = "preset.autoencoder.widths=[8,8] preset.backbones.conv.config.width=16 preset.backbones.conv.config.depth=1"
+    assert main(["train", f"data={tmp_path / 'data'}", f"out={tmp_path / 'run'}", "preset=nano", "minutes=0.05", *small.split()]) == 0
+    world = tmp_path / "run" / "world"
+    assert main(["eval", f"world={world}", f"data={tmp_path / 'test'}", f"out={tmp_path / 'eval'}", "starts=2"]) == 0
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert set(metrics["open_loop"]) == set(metrics["copy_last"]) == {"1", "2", "4", "8", "16", "32"}
+    assert metrics["one_step"]["psnr"].keys() == metrics["dataset_mean"]["psnr"].keys() == {"mean", "low", "high"}
+    assert "data:image/png;base64" in (tmp_path / "eval" / "report.html").read_text()
+    assert main(["eval", f"world={world}", f"data={tmp_path / 'data'}", f"out={tmp_path / 'eval'}", "starts=2"]) == 0  # the held-out one
+    capsys.readouterr()
+    info = bundle.load(world).info
+    assert len(info.provenance["training_episodes"]) == 11 and Path(world / "README.md").read_text().startswith("# run")
+
+
+def test_eval_refuses_training_episodes_and_other_games(tmp_path):
+    from tiny_world import tiny_world
+
+    from worldsim.evaluation.fidelity import held_out
+
+    store = record(tmp_path / "data")
+    world = tiny_world(provenance={"training_episodes": [r.hash for r in store.records]})
+    with pytest.raises(ValueError, match="not trained on"):
+        held_out(world, store, 5)
+    assert held_out(tiny_world(), store, 2) == [0, 2]
+    torch.manual_seed(0)
