@@ -1,4 +1,4 @@
-"""What every backbone owes the protocol: causality, the same function in both forms, and a context nobody else writes."""
+"""What every backbone owes the protocol: causality, one function in two forms, and a context nobody else writes."""
 
 import pytest
 import torch
@@ -16,7 +16,10 @@ def backbone(request):
 
 
 def streams(rows, length, targets, seed=0):
-    draw = lambda *shape: torch.rand(shape, generator=torch.Generator().manual_seed(seed + len(shape)), dtype=torch.float64)  # noqa: E731
+    def draw(*shape):
+        generator = torch.Generator().manual_seed(seed + len(shape))
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
+
     valid = torch.ones(rows, length, dtype=torch.bool)
     history = Stream(draw(rows, length, *LATENT), draw(rows, length), draw(rows, length, ACTIONS), valid)
     level = draw(rows, targets)

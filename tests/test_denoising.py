@@ -90,8 +90,9 @@ def test_the_teacher_gets_no_gradient():
 
 
 def test_losses_leave_the_global_generator_alone():
+    model, clip = denoiser(), random_clip(4, 4, LATENT, CODEC)
     before = torch.get_rng_state()
-    loss(denoiser(), random_clip(4, 4, LATENT, CODEC))
+    loss(model, clip)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -135,7 +136,9 @@ def test_a_sampled_reward_is_the_recorded_one_and_ends_come_at_their_rate():
     world = OutcomeModel(OutcomeConfig(4, 2))
     from worldsim.models.outcome import OutcomeDistribution
 
-    mix = 0.9 * two_hot(symlog(torch.tensor(0.0)), symlog(world.bins)) + 0.1 * two_hot(symlog(torch.tensor(1.0)), symlog(world.bins))
+    mix = 0.9 * two_hot(symlog(torch.tensor(0.0)), symlog(world.bins)) + 0.1 * two_hot(
+        symlog(torch.tensor(1.0)), symlog(world.bins)
+    )
     rows = 4000
     logits = mix.clamp_min(1e-12).log().expand(rows, -1)
     uniform = torch.rand(rows, 2, generator=generator())

@@ -49,7 +49,10 @@ def test_euler_converges_with_order_one(coarse, fine):
 
     def error(steps):
         sample = EulerSampler(steps)(
-            lambda x, level, target: gaussian_clean(x, level[:, None, None, None]), RectifiedFlow(), start.shape, lambda i: start
+            lambda x, level, target: gaussian_clean(x, level[:, None, None, None]),
+            RectifiedFlow(),
+            start.shape,
+            lambda i: start,
         )
         return (sample - flow_map(start, 1.0, 0.0)).square().mean().sqrt()
 

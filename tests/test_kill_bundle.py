@@ -35,7 +35,9 @@ def test_a_bundle_killed_while_it_is_written_is_the_old_one_or_the_new_one(tmp_p
     rng, folder = random.Random(0), tmp_path / "world"
     for _ in range(10):
         bundle.save(tiny_world(), folder)
-        process = subprocess.Popen([sys.executable, "-c", CODE, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", CODE, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0, 0.3))
         os.kill(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""From episodes to a world, in seconds and tiny: every stage hands the next what it needs, by command and by function."""
+"""From episodes to a world, in seconds and tiny: every stage hands the next what it needs."""
 
 import json
 from functools import partial
@@ -32,7 +32,11 @@ TINY = Preset(
 def run(tmp_path, data="data", episodes=12, **changes) -> Run:
     folder = tmp_path / data
     store = record(folder, episodes=episodes) if not folder.exists() else __import__("worldsim").EpisodeStore(folder)
-    return Run(store, tmp_path / "run", **{"preset": TINY, "minutes": 0.05, "device": "cpu", "rhythm": Rhythm(1, 1e9, 5)} | changes)
+    return Run(
+        store,
+        tmp_path / "run",
+        **{"preset": TINY, "minutes": 0.05, "device": "cpu", "rhythm": Rhythm(1, 1e9, 5)} | changes,
+    )
 
 
 def test_episodes_become_a_world_that_steps_like_an_environment(tmp_path):
@@ -63,11 +67,11 @@ def test_stages_run_one_by_one_and_say_what_they_need(tmp_path):
 
 
 def test_a_run_is_resumed_only_with_what_it_was_begun_with(tmp_path):
-    run(tmp_path)
-    with pytest.raises(ValueError, match="same minutes, found minutes=0.05"):
-        run(tmp_path, minutes=1)
+    run(tmp_path).claim_folder()
+    with pytest.raises(ValueError, match=r"same minutes, found minutes=0\.05"):
+        run(tmp_path, minutes=1).claim_folder()
     with pytest.raises(ValueError, match="same episodes, found 12 other episodes"):
-        run(tmp_path, data="more", episodes=13)
+        run(tmp_path, data="more", episodes=13).claim_folder()
 
 
 def test_a_budget_is_fixed_when_it_is_first_asked_for(tmp_path):
@@ -115,14 +119,28 @@ def test_the_commands_train_eval_and_bench_write_what_they_promise(tmp_path, cap
     record(tmp_path / "data", episodes=12, steps=40)
     record(tmp_path / "test", episodes=3, steps=40, seed=500)
     small = "preset.autoencoder.widths=[8,8] preset.backbones.conv.config.width=16 preset.backbones.conv.config.depth=1"
-    assert main(["train", f"data={tmp_path / 'data'}", f"out={tmp_path / 'run'}", "preset=nano", "minutes=0.05", *small.split()]) == 0
+    assert (
+        main(
+            [
+                "train",
+                f"data={tmp_path / 'data'}",
+                f"out={tmp_path / 'run'}",
+                "preset=nano",
+                "minutes=0.05",
+                *small.split(),
+            ]
+        )
+        == 0
+    )
     world = tmp_path / "run" / "world"
     assert main(["eval", f"world={world}", f"data={tmp_path / 'test'}", f"out={tmp_path / 'eval'}", "starts=2"]) == 0
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert set(metrics["open_loop"]) == set(metrics["copy_last"]) == {"1", "2", "4", "8", "16", "32"}
     assert metrics["one_step"]["psnr"].keys() == metrics["dataset_mean"]["psnr"].keys() == {"mean", "low", "high"}
     assert "data:image/png;base64" in (tmp_path / "eval" / "report.html").read_text()
-    assert main(["eval", f"world={world}", f"data={tmp_path / 'data'}", f"out={tmp_path / 'eval'}", "starts=2"]) == 0  # the held-out one
+    assert (
+        main(["eval", f"world={world}", f"data={tmp_path / 'data'}", f"out={tmp_path / 'eval'}", "starts=2"]) == 0
+    )  # the held-out one
     capsys.readouterr()
     info = bundle.load(world).info
     assert len(info.provenance["training_episodes"]) == 11 and Path(world / "README.md").read_text().startswith("# run")

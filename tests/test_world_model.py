@@ -153,6 +153,11 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-50])
 
 
+def part(text, name):
+    return text["parts"][name]["config"]
+
+
+OTHER = {"type": "Discrete", "n": 9, "start": 0}
 BROKEN = {
     "newer": (lambda f: edit(f, lambda t: t.update(format_version=99)), "upgrade worldsim"),
     "missing weights": (lambda f: (f / "denoiser.safetensors").unlink(), "denoiser.safetensors"),
@@ -160,9 +165,9 @@ BROKEN = {
     "no description": (lambda f: (f / "world.json").unlink(), "without world.json"),
     "torn description": (lambda f: truncate(f / "world.json"), "whole world bundle"),
     "missing key": (lambda f: edit(f, lambda t: t.pop("parts")), "whole world bundle"),
-    "wrong sizes": (lambda f: edit(f, lambda t: t["parts"]["backbone"]["config"].update(width=8)), "whole world bundle"),
-    "unknown option": (lambda f: edit(f, lambda t: t["parts"]["outcome"]["config"].update(x=1)), "whole world bundle"),
-    "another action space": (lambda f: edit(f, lambda t: t.update(action_space={"type": "Discrete", "n": 9, "start": 0})), "found 5"),
+    "wrong sizes": (lambda f: edit(f, lambda t: part(t, "backbone").update(width=8)), "whole world bundle"),
+    "unknown option": (lambda f: edit(f, lambda t: part(t, "outcome").update(x=1)), "whole world bundle"),
+    "another action space": (lambda f: edit(f, lambda t: t.update(action_space=OTHER)), "found 5"),
 }  # fmt: skip
 
 

@@ -30,7 +30,9 @@ def shake(module, seed=0):
 
 
 def conv_backbone(latent_shape=(4, 2, 2), action_width=5):
-    return ConvBackbone(ConvBackboneConfig(latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16))
+    return ConvBackbone(
+        ConvBackboneConfig(latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16)
+    )
 
 
 def transformer_backbone(latent_shape=(4, 2, 2), action_width=5):

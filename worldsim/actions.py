@@ -278,7 +278,8 @@ def default_keymap(space: gym.Space) -> dict:
     low, high = (np.concatenate(side) for side in zip(*map(_bounds, leaves(space)), strict=True))
     pairs = iter((("a", "d"), ("s", "w"), ("left", "right"), ("down", "up"), ("q", "e"), ("f", "g")))
     digits = iter("123456789")
-    for index, leaf in enumerate(leaf for leaf in leaves(space) for _ in range(int(np.prod(leaf.shape)))):
+    numbers = [leaf for leaf in leaves(space) for _ in range(int(np.prod(leaf.shape)))]
+    for index, leaf in enumerate(numbers):
         if isinstance(leaf, spaces.Box):
             keys = next(pairs, ())
             values = (max(low[index], -1.0), min(high[index], 1.0))

@@ -1,6 +1,6 @@
 """A world on disk: `world.json`, safetensors and a card in one folder that needs nothing else.
 
-Here so that a world can be sent, shipped and loaded by name; classes come from one fixed table, so a bundle runs no code.
+Here so that a world can be sent, shipped and loaded by name; classes come from one fixed table, so it runs no code.
 Leaves out optimiser state, which is the trainer's.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worldsim.actions import ActionCodec, space_from_json, space_to_json
@@ -29,6 +29,7 @@ from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.models.unet import ConvBackbone, ConvBackboneConfig
+from worldsim.training.checkpoint import save_tensors, sync_folder
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
@@ -62,7 +63,8 @@ def save(world: WorldModel, folder: str | Path, dtype: torch.dtype = torch.float
         "prompts": {name: getattr(world.prompts, name) for name in Clip.__dataclass_fields__},
     }
     for name, state in tensors.items():
-        save_file({key: _stored(key, value, dtype) for key, value in state.items()}, temporary / f"{name}.safetensors")
+        stored = {key: _stored(key, value, dtype) for key, value in state.items()}
+        save_tensors(stored, temporary / f"{name}.safetensors")
     description = _describe(world) | {"sha256": {name: _sha256(temporary / f"{name}.safetensors") for name in WEIGHTS}}
     (temporary / "world.json").write_text(json.dumps(description, indent=1) + "\n")
     (temporary / "README.md").write_text(card or f"# {world.info.name}\n\nA learned world of {world.info.game}.\n")
@@ -87,7 +89,9 @@ def load(world: str | Path, device: torch.device | str = "cpu", steps: int | Non
         return _build(text, weights, device, steps)
     except (KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"expected a whole world bundle in {folder}, found a damaged one ({reason}); train or copy it again") from error
+        raise ValueError(
+            f"expected a whole world bundle in {folder}, found a damaged one ({reason}); train or copy it again"
+        ) from error
 
 
 def read_device(device: torch.device | str) -> torch.device:
@@ -117,7 +121,9 @@ def _find(world: str | Path) -> Path:
         return Path(world)
     if Path(world).is_dir():
         raise ValueError(f"expected a world bundle in {world}, found a folder without world.json; give its path")
-    raise ValueError(f"expected the path of a world or one of {', '.join(shipped()) or '(none shipped)'}, found {world!s}")
+    raise ValueError(
+        f"expected the path of a world or one of {', '.join(shipped()) or '(none shipped)'}, found {world!s}"
+    )
 
 
 def _describe(world: WorldModel) -> dict[str, Any]:
@@ -161,7 +167,9 @@ def _build(text: dict, weights: dict[str, dict[str, Tensor]], device: torch.devi
     prompts = Clip(**{name: getattr(prompts, name).to(device) for name in Clip.__dataclass_fields__})
     info = read_info(text)
     if prompts.action.shape[-1] != ActionCodec(info.action_space).width:
-        raise ValueError(f"expected prompts with actions of {info.action_space}, found {prompts.action.shape[-1]} channels")
+        raise ValueError(
+            f"expected prompts with actions of {info.action_space}, found {prompts.action.shape[-1]} channels"
+        )
     sampler = sampler if steps is None else type(sampler)(**(asdict(sampler) | {"steps": steps}))
     return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"])
 
@@ -182,7 +190,9 @@ def _value(part: dict) -> Any:
 
 def _known(table: dict, name: str) -> Any:
     if name not in table:
-        raise ValueError(f"expected one of {', '.join(table)} in world.json, found {name!r}; upgrade worldsim or check the source")
+        raise ValueError(
+            f"expected one of {', '.join(table)} in world.json, found {name!r}; upgrade worldsim or check the source"
+        )
     return table[name]
 
 
@@ -205,7 +215,7 @@ def _read_weights(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
 def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     # Statistics and bins stay exact; weights and prompts may be rounded.
     rounded = value.is_floating_point() and key.rpartition(".")[2] not in ("background", "mean", "std", "bound", "bins")
-    return value.detach().to("cpu", dtype if rounded else value.dtype).contiguous()
+    return value.to(dtype) if rounded else value
 
 
 def _sha256(path: Path) -> str:
@@ -214,10 +224,7 @@ def _sha256(path: Path) -> str:
 
 def _replace_folder(temporary: Path, folder: Path) -> None:
     """Moves a finished folder to its place. A kill between the two renames leaves both whole, as `.old` and `.tmp`."""
-    for path in (*temporary.iterdir(), temporary):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    sync_folder(temporary)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -25,7 +25,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox(counter: Tensor, key: Tensor) -> Tensor:
-    """Returns four random 32-bit words (int64 `[... 4]`) for each counter `[... 4]` and key `[... 2]` of 32-bit words."""
+    """Returns four random 32-bit words (int64 `[... 4]`) for counters `[... 4]` and keys `[... 2]` of such words."""
     c0, c1, c2, c3 = counter.unbind(-1)
     k0, k1 = key.unbind(-1)
     for _ in range(10):

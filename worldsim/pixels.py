@@ -18,13 +18,13 @@ def to_float(frames: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Maps images `[... 3 H W]` to uint8 frames `[... H W 3]`, rounding to nearest; values beyond [-1, 1] are clipped."""
+    """Maps images `[... 3 H W]` to uint8 frames `[... H W 3]`, rounding; values beyond [-1, 1] are clipped."""
     levels = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return rearrange(levels, "... rgb H W -> ... H W rgb").contiguous()
 
 
 def resize(frames: Tensor, height: int, width: int) -> Tensor:
-    """Resizes uint8 frames `[... H W 3]` by antialiased bilinear interpolation; the same size returns them as they are."""
+    """Resizes uint8 frames `[... H W 3]`, antialiased bilinear; frames of that size come back as they are."""
     if tuple(frames.shape[-3:-1]) == (height, width):
         return frames
     flat = to_float(frames).reshape(-1, 3, *frames.shape[-3:-1])

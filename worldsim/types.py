@@ -151,14 +151,17 @@ class Backbone(Protocol):
     feature_width: int
 
     def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]: ...
+
     # -> out [b n c h w], features [b n d h w]
 
     def start(self, rows: int) -> Any: ...  # an empty context (a dataclass of tensors, rows first)
 
     def read(self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Any): ...
-    # x [b c h w], level [b], target_level [b], action [b a] -> out [b c h w], features [b d h w]; cannot write the context
+
+    # x [b c h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; no context is written
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
+
     # one frame enters the history, at the level it really has; returns the new context, leaves the old one intact
 
 

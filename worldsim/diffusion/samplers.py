@@ -7,6 +7,7 @@ Leaves out higher-order and stochastic solvers, which come with the diffusion co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from worldsim.types import Denoise, Noise, NoiseProcess
 class EulerSampler:
     """`steps` equal Euler steps from pure noise to clean, each told where it steps to.
 
-    With a shortcut-trained network this is its flow-map sampler (Frans et al. 2024); with any other, plain DDIM/Euler,
-    written as x' = alpha' clean + (sigma' / sigma) (x - alpha clean), exact where alpha is 0 (Song et al. 2021, eq. 12).
+    With a shortcut-trained network this is its flow-map sampler (Frans et al. 2024); with any other plain DDIM/Euler,
+    written as x' = alpha' clean + (sigma' / sigma) (x - alpha clean), exact at alpha = 0 (Song et al. 2021, eq. 12).
     """
 
     steps: int = 4
@@ -34,7 +35,7 @@ class EulerSampler:
         x = noise(0)
         levels = torch.linspace(1, 0, self.steps + 1, device=x.device)
         clean = x
-        for level, target in zip(levels[:-1], levels[1:], strict=True):
+        for level, target in pairwise(levels):
             level, target = level.expand(shape[0]), target.expand(shape[0])
             clean = denoise(x, level, target)
             x = euler_step(process, x, clean, level, target)

@@ -125,7 +125,7 @@ def interval(errors: list[list[float]]) -> dict[str, float]:
 def _measure(
     world: WorldModel, store: EpisodeStore, index: int, starts: int, mean: np.ndarray, probe: Probe | None
 ) -> _Episode:
-    result, real = _Episode(), np.asarray(store.observations(index))
+    result, real = _Episode(), np.array(store.observations(index))
     latents = torch.cat([world.encode(torch.from_numpy(part)) for part in np.array_split(real, len(real) // 256 + 1)])
     some = np.unique(np.linspace(0, len(real) - 1, CODEC_FRAMES).astype(int))
     result.add("codec", real[some], world.autoencoder.decode(latents[some]).cpu().numpy())

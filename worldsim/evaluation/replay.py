@@ -45,10 +45,12 @@ def dream_along(
     """Returns `shown` real, as many reconstructed, and as many dreamed frames `[H W 3]` of one episode's beginning."""
     window = world.prompts.latents.shape[1]
     stop = min(window + frames, store.records[index].total_steps + 1)
-    real = np.asarray(store.observations(index, 0, stop))
+    real = np.array(store.observations(index, 0, stop))
     latents, actions = world.encode(torch.from_numpy(real)), recorded_actions(world, store, index)
     first = np.array([min(window, stop - 1)])
-    state = world.initial(prompt_of(latents[None, : first[0]], actions[None, : first[0]]), addresses(world, first, index))
+    state = world.initial(
+        prompt_of(latents[None, : first[0]], actions[None, : first[0]]), addresses(world, first, index)
+    )
     dreamed = []
     for position in range(first[0], stop):
         state, _ = world.step(state, actions[position : position + 1])

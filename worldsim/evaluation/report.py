@@ -27,10 +27,16 @@ def report(name: str, metrics: dict[str, Any], sheet: np.ndarray) -> str:
     )
     table = f"<table><tr><th>thing / horizon</th><th>within 1 px</th><th>median px</th></tr>{positions}</table>"
     return f"""<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title>
-<style>body{{font:15px sans-serif;margin:2em}}td,th{{padding:.2em 1em;text-align:right}}img{{image-rendering:pixelated}}</style>
+<style>
+body {{ font: 15px sans-serif; margin: 2em }}
+td, th {{ padding: .2em 1em; text-align: right }}
+img {{ image-rendering: pixelated }}
+</style>
 <h1>{html.escape(name)}</h1>
-<p>{metrics["episodes"]} held-out episodes, {metrics["starts"]} starts, K = {metrics["steps"]}. PSNR in dB [95 % interval].
-Codec {_psnr(metrics["codec"])}; one step (teacher-forced) {_psnr(metrics["one_step"])}; mean frame {_psnr(metrics["dataset_mean"])}.</p>
+<p>{metrics["episodes"]} held-out episodes, {metrics["starts"]} starts, K = {metrics["steps"]}.
+PSNR in dB [95 % interval].
+Codec {_psnr(metrics["codec"])}; one step (teacher-forced) {_psnr(metrics["one_step"])};
+mean frame {_psnr(metrics["dataset_mean"])}.</p>
 <table><tr><th>horizon</th><th>open loop</th><th>copy last</th></tr>{rows}</table>{table if positions else ""}
 <h2>Rows in threes: real, reconstructed, dreamed</h2><img src="data:image/png;base64,{picture}">
 """

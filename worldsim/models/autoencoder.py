@@ -99,7 +99,9 @@ class ConvAutoencoder(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Encodes uint8 frames `[... H W 3]` as unit-scale latents `[... c h w]`, float32."""
         if tuple(frames.shape[-3:]) != tuple(self.config.frame_shape):
-            raise ValueError(f"expected frames of {self.config.frame_shape}, found {tuple(frames.shape[-3:])}; resize them")
+            raise ValueError(
+                f"expected frames of {self.config.frame_shape}, found {tuple(frames.shape[-3:])}; resize them"
+            )
         raw = self._encode(pixels.to_float(frames).flatten(0, -4)).float()
         return ((raw - self.mean) / self.std).reshape(*frames.shape[:-3], *self.latent_shape)
 

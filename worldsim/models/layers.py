@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
 
 
 def level_features(level: Tensor, count: int = 16) -> Tensor:
-    """Returns Fourier features `[... 2 count]` of levels in [0, 1], half a period to `count / 2` periods, in float32."""
+    """Returns Fourier features `[... 2 count]` of levels in [0, 1], a quarter to `count / 4` periods, in float32."""
     frequencies = torch.arange(1, count + 1, device=level.device, dtype=torch.float32) * (math.pi / 2)
     angles = level.float().unsqueeze(-1) * frequencies
     return torch.cat((angles.sin(), angles.cos()), -1)

@@ -60,9 +60,7 @@ class ConvBackbone(nn.Module):
         self.embed_action = nn.Linear(config.action_width, config.condition_width)
         self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, config.condition_width)
         self.embed_past = nn.Linear(config.window * (config.action_width + 2), config.condition_width)
-        self.condition = nn.Sequential(
-            nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU()
-        )
+        self.condition = nn.Sequential(nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU())
         self.stem = nn.Conv2d((config.window + 1) * c, config.width, 3, padding=1)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
         self.position = nn.Parameter(torch.zeros(config.width, h, w))
@@ -107,7 +105,7 @@ class ConvBackbone(nn.Module):
         past = context.latents * valid[:, :, None, None, None]
         past_level = torch.where(context.valid, context.level, torch.ones_like(context.level))
         history = torch.cat((past_level[..., None], valid[..., None], context.action * valid[..., None]), -1)
-        levels = torch.cat((level_features(level), level_features(target_level)), -1)
+        levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
         condition = self.condition(
             self.embed_action(action) + self.embed_levels(levels) + self.embed_past(history.flatten(1))
         )

@@ -56,7 +56,10 @@ def denoising_loss(
     error = (output - goal).square().mean((-3, -2, -1))
     weighted = error * config.weight(level) * valid
     plain = error[rows:].detach()
-    return Loss(weighted.sum() / valid.sum(), {"error": plain.mean(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)})
+    return Loss(
+        weighted.sum() / valid.sum(),
+        {"error": plain.mean(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
+    )
 
 
 def noisy_history(process, clip: Clip, config: DenoisingConfig, draw) -> Stream:

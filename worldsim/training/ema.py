@@ -22,6 +22,6 @@ def _power_average(averages: list[Tensor], weights: list[Tensor], count: Tensor)
 
 
 def averaged(model: nn.Module) -> AveragedModel:
-    """Returns the average of a model's weights, to be updated by `.update_parameters(model)`; `.module` is the model."""
+    """Returns the average of a model's weights; `.update_parameters(model)` updates it, `.module` is the model."""
     average = AveragedModel(model, multi_avg_fn=_power_average)
     return average.requires_grad_(False)

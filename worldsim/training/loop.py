@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
@@ -34,7 +34,8 @@ class Budget:
     steps: int | None = None
 
     def __post_init__(self):
-        if (self.seconds is None) == (self.steps is None) or (self.seconds or self.steps) <= 0:
+        given = [value for value in (self.seconds, self.steps) if value is not None]
+        if len(given) != 1 or given[0] <= 0:
             raise ValueError(f"expected seconds or steps above 0, found seconds={self.seconds} steps={self.steps}")
 
     def progress(self, step: int, elapsed: float) -> float:
@@ -107,7 +108,7 @@ def train(stage: Stage, budget: Budget, folder: Path, seed: int, rhythm: Rhythm 
     log = Log(folder, stage.name, progress.step)
     run = _Run(stage, budget, folder, seed, rhythm, accelerator, model, average, optimizer, progress, log)
     run.loop()
-    save_weights(average.module, final)
+    checkpoint.save_tensors(average.module.state_dict(), final)
     accelerator.free_memory()
     return average.module.to(accelerator.device)
 
@@ -250,12 +251,3 @@ def _tensorboard(folder: Path):
     except ImportError:
         return None
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes a model's weights whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    save_file({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}, temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

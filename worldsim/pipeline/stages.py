@@ -7,14 +7,12 @@ Leaves out sizes and learning rates, which are presets (`configs/preset`), and m
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import imageio.v3 as iio
@@ -23,131 +21,42 @@ import torch
 from torch import nn
 
 from worldsim import bundle
-from worldsim.actions import ActionCodec
 from worldsim.data.clips import WindowSampler, clip_batch, frame_batch
-from worldsim.data.episodes import EpisodeStore
 from worldsim.data.latents import LatentStore, encode_dataset
-from worldsim.diffusion.prediction import CleanPrediction
-from worldsim.diffusion.process import RectifiedFlow
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.sheet import contact_sheet
 from worldsim.models.autoencoder import ConvAutoencoder
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
-from worldsim.objectives.denoising import DenoisingConfig, denoising_loss
+from worldsim.objectives.denoising import denoising_loss
 from worldsim.objectives.outcome import outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
-from worldsim.training.loop import Budget, Rhythm, Stage, train
+from worldsim.pipeline.run import Run
+from worldsim.training.loop import Stage, train
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 CODEC_SHARE, OUTCOME_SHARE = 0.15, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
 SHORTCUTS_FROM = 0.15  # shortcut rows need an average that already predicts something
-HOLD_OUT = 20  # one episode in so many is kept for contact sheets and `worldsim eval`
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
-
-
-@dataclass(frozen=True)
-class StageSizes:
-    """Batch size and learning rate of one stage."""
-
-    batch: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Sizes of a world and of its training; the partial configs still need frame shape, latent shape and actions."""
-
-    name: str
-    autoencoder: Callable[..., Any]
-    backbone: Callable[..., Any]
-    codec: StageSizes
-    dynamics: StageSizes
-    outcome: StageSizes
-    clip_length: int
-    steps: int = 4
-    context_level: float = 0.1
-    denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
-    process: Any = RectifiedFlow()
-    prediction: Any = CleanPrediction()
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run: its data, its folder and its budget. Begun once, then resumed by the same arguments."""
-
-    store: EpisodeStore
-    folder: Path
-    preset: Preset
-    minutes: float
-    seed: int = 0
-    device: str | None = None
-    rhythm: Rhythm = Rhythm()
-    command: str = ""
-
-    def __post_init__(self):
-        if not self.minutes > 0:
-            raise ValueError(f"expected minutes above 0, found {self.minutes}; give the training some time")
-        self._claim_folder()
-
-    def _claim_folder(self) -> None:
-        """Writes down what the run is made of, or checks it against what the folder was begun with."""
-        mine = {
-            "preset": self.preset.name,
-            "backbone": _type_name(self.preset.backbone),
-            "minutes": self.minutes,
-            "seed": self.seed,
-            "episodes": [record.hash for record in self.store.records],
-        }
-        path = self.folder / "run.json"
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return _write_json(path, mine | {"began": time.strftime("%Y-%m-%d")})
-        theirs = json.loads(path.read_text())
-        for key, value in mine.items():
-            if theirs[key] != value:
-                found = f"{len(theirs[key])} other {key}" if key == "episodes" else f"{key}={theirs[key]}"
-                raise ValueError(f"expected out={self.folder} to hold a run with the same {key}, found {found}; use another out=")
-
-    @property
-    def training_episodes(self) -> list[int]:
-        """Indices of the episodes that train; the rest is held out."""
-        held_out = set(self.held_out_episodes)
-        return [i for i in range(len(self.store)) if i not in held_out]
-
-    @property
-    def held_out_episodes(self) -> list[int]:
-        """Indices of the episodes kept apart: every twentieth, none of fewer than ten."""
-        return list(range(0, len(self.store), HOLD_OUT)) if len(self.store) >= 10 else []
-
-    @property
-    def action_codec(self) -> ActionCodec:
-        """The codec of the data's actions."""
-        return ActionCodec(self.store.info.action_space, self.store.info.discrete_table)
-
-    def spend(self, name: str, share: Callable[[float], float]) -> Budget:
-        """Returns a stage's budget, fixed the first time it is asked for: a share of the minutes that are left."""
-        path = self.folder / "budget.json"
-        plan = json.loads(path.read_text()) if path.exists() else {}
-        if name not in plan:
-            plan[name] = round(max(share(60 * self.minutes - sum(plan.values())), 1.0), 1)
-            _write_json(path, plan)
-        return Budget(seconds=plan[name])
 
 
 def train_world(run: Run, stage: str | None = None) -> WorldModel | None:
     """Runs all stages, or one by name whose forerunners are done, and returns the world once it is whole."""
     if stage is not None and stage not in STAGES:
         raise ValueError(f"expected stage to be one of {', '.join(STAGES)}, found {stage!r}")
+    run.claim_folder()
     if stage == "codec":
-        return train_codec(run) and None
+        train_codec(run)
+        return None
     for needed in STAGES[: STAGES.index(stage or "codec")]:
         if needed in ("codec", "dynamics", "outcome") and not (run.folder / needed / "final.safetensors").exists():
-            raise ValueError(f"expected a finished {needed} stage in {run.folder} before {stage}; run stage={needed} first")
+            raise ValueError(
+                f"expected a finished {needed} stage in {run.folder} before {stage}; run stage={needed} first"
+            )
     autoencoder = train_codec(run)
     latents = encode(run, autoencoder)
     if stage == "encode":
@@ -159,13 +68,22 @@ def train_world(run: Run, stage: str | None = None) -> WorldModel | None:
     return None if stage == "outcome" else write_bundle(run, autoencoder, denoiser, outcome, latents)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initialises modules from a seed, and leaves the global generator as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def train_codec(run: Run) -> nn.Module:
     """Trains the autoencoder on pairs of consecutive frames and measures its latents' statistics."""
     sizes, store = run.preset.codec, run.store
-    model = ConvAutoencoder(run.preset.autoencoder(frame_shape=tuple(store.info.observation_shape)))
+    with seeded(run.seed):
+        model = ConvAutoencoder(run.preset.autoencoder(frame_shape=tuple(store.info.observation_shape)))
     model.set_background(_statistics_frames(run))
     sampler = WindowSampler(store, run.training_episodes, 2, run.seed)
-    device = _device(run)
+    device = run.torch_device
 
     def objective(model, average, frames, progress, generator):
         return reconstruction_loss(model, frames.to(device), generator=generator)
@@ -177,10 +95,10 @@ def train_codec(run: Run) -> nn.Module:
             rebuilt = average.decode(average.encode(frames.to(device))).cpu()
         _write_sheet(run, "codec", [*frames.numpy(), *rebuilt.numpy()], step)
 
-    stage = Stage(
-        "codec", model, lambda step: frame_batch(store, sampler.windows(step, sizes.batch // 2), 2), objective,
-        sizes.batch, sizes.learning_rate, preview,
-    )  # fmt: skip
+    def batch(step: int) -> torch.Tensor:
+        return frame_batch(store, sampler.windows(step, sizes.batch // 2), 2)
+
+    stage = Stage("codec", model, batch, objective, sizes.batch, sizes.learning_rate, preview)
     budget = run.spend("codec", lambda left: CODEC_SHARE * left)
     average = train(stage, budget, run.folder / "codec", run.seed, run.rhythm, run.device)
     return set_statistics(average, run, device).eval()
@@ -213,9 +131,10 @@ def encode(run: Run, autoencoder: nn.Module) -> LatentStore:
 
 def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> Denoiser:
     """Trains the denoiser, ordinary and shortcut rows in the same batches."""
-    preset, codec, device = run.preset, run.action_codec, _device(run)
+    preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length = preset.dynamics, preset.clip_length
-    backbone = bundle.module_of(preset.backbone(latent_shape=autoencoder.latent_shape, action_width=codec.width))
+    with seeded(run.seed + 1):
+        backbone = bundle.module_of(preset.backbone(latent_shape=autoencoder.latent_shape, action_width=codec.width))
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
@@ -228,27 +147,30 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
         world = assemble(run, autoencoder, average, untrained, latents)
         _write_sheet(run, "dynamics", dream_along(world, run.store, _preview_episode(run)), step)
 
-    stage = Stage(
-        "dynamics", model, lambda step: clip_batch(latents, codec, sampler.windows(step, sizes.batch), length), objective,
-        sizes.batch * preset.denoising.num_targets, sizes.learning_rate, preview,
-    )  # fmt: skip
+    def batch(step: int) -> Clip:
+        return clip_batch(latents, codec, sampler.windows(step, sizes.batch), length)
+
+    frames = sizes.batch * preset.denoising.num_targets
+    stage = Stage("dynamics", model, batch, objective, frames, sizes.learning_rate, preview)
     budget = run.spend("dynamics", lambda left: left - OUTCOME_SHARE * 60 * run.minutes)
     return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.device).eval()
 
 
 def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> OutcomeModel:
     """Trains reward and termination on the finished denoiser's features."""
-    preset, codec, device = run.preset, run.action_codec, _device(run)
-    model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
+    preset, codec, device = run.preset, run.action_codec, run.torch_device
+    sizes = preset.outcome
+    with seeded(run.seed + 2):
+        model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
     sampler = WindowSampler(run.store, run.training_episodes, preset.clip_length, run.seed + 2)
 
     def objective(model, average, clip, progress, generator):
         return outcome_loss(model, denoiser, clip.to(device), preset.denoising, generator=generator)
 
-    stage = Stage(
-        "outcome", model, lambda step: clip_batch(latents, codec, sampler.windows(step, preset.outcome.batch), preset.clip_length),
-        objective, preset.outcome.batch, preset.outcome.learning_rate,
-    )  # fmt: skip
+    def batch(step: int) -> Clip:
+        return clip_batch(latents, codec, sampler.windows(step, sizes.batch), preset.clip_length)
+
+    stage = Stage("outcome", model, batch, objective, sizes.batch, sizes.learning_rate)
     budget = run.spend("outcome", lambda left: left)
     return train(stage, budget, run.folder / "outcome", run.seed + 2, run.rhythm, run.device).eval()
 
@@ -257,7 +179,7 @@ def write_bundle(run: Run, autoencoder, denoiser, outcome, latents: LatentStore)
     """Puts the world into `world/` in the run's folder and returns it as loaded from there."""
     world = assemble(run, autoencoder, denoiser, outcome, latents)
     folder = bundle.save(world, run.folder / "world", torch.bfloat16, card(world))
-    return bundle.load(folder, _device(run))
+    return bundle.load(folder, run.torch_device)
 
 
 def assemble(run: Run, autoencoder, denoiser, outcome, latents: LatentStore) -> WorldModel:
@@ -269,10 +191,9 @@ def assemble(run: Run, autoencoder, denoiser, outcome, latents: LatentStore) -> 
         run.folder.name, info.game, info.fps, info.action_space, tuple(info.observation_shape), info.keymap,
         info.discrete_table, provenance,
     )  # fmt: skip
-    return WorldModel(
-        facts, autoencoder, denoiser, outcome, EulerSampler(preset.steps), prompt_clips(run, latents).to(_device(run)),
-        preset.context_level,
-    )  # fmt: skip
+    prompts = prompt_clips(run, latents).to(run.torch_device)
+    sampler = EulerSampler(preset.steps)
+    return WorldModel(facts, autoencoder, denoiser, outcome, sampler, prompts, preset.context_level)
 
 
 def prompt_clips(run: Run, latents: LatentStore) -> Clip:
@@ -282,7 +203,9 @@ def prompt_clips(run: Run, latents: LatentStore) -> Clip:
     window = min(window, max(steps))  # short episodes: shorter prompts
     long_enough = [i for i, n in zip(run.training_episodes, steps, strict=True) if n >= window]
     chosen = [long_enough[k] for k in np.linspace(0, len(long_enough) - 1, NUM_PROMPTS).round().astype(int)]
-    windows = [(i, (run.store.records[i].total_steps - window) * k // NUM_PROMPTS) for k, i in enumerate(dict.fromkeys(chosen))]
+    windows = [
+        (i, (run.store.records[i].total_steps - window) * k // NUM_PROMPTS) for k, i in enumerate(dict.fromkeys(chosen))
+    ]
     return clip_batch(latents, run.action_codec, windows, window)
 
 
@@ -312,23 +235,6 @@ def card(world: WorldModel) -> str:
     )
 
 
-def _type_name(partial: Callable) -> str:
-    return getattr(partial, "func", partial).__name__
-
-
-def _device(run: Run) -> torch.device:
-    return torch.device(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _write_json(path: Path, data: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w") as file:
-        file.write(json.dumps(data, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 def _preview_episode(run: Run) -> int:
     return max(run.held_out_episodes or run.training_episodes, key=lambda i: run.store.records[i].total_steps)
 
@@ -336,11 +242,15 @@ def _preview_episode(run: Run) -> int:
 def _preview_frames(run: Run) -> torch.Tensor:
     index = _preview_episode(run)
     steps = run.store.records[index].total_steps
-    return torch.stack([torch.from_numpy(np.array(run.store.observations(index, s, s + 1)[0])) for s in np.linspace(0, steps, 12).astype(int)])
+    return torch.stack(
+        [
+            torch.from_numpy(np.array(run.store.observations(index, s, s + 1)[0]))
+            for s in np.linspace(0, steps, 12).astype(int)
+        ]
+    )
 
 
 def _write_sheet(run: Run, name: str, frames: list[np.ndarray], step: int) -> None:
     folder = run.folder / "sheets"
     folder.mkdir(exist_ok=True)
     iio.imwrite(folder / f"{name}-{step:06d}.png", contact_sheet(frames, columns=12, scale=2))
-

@@ -1,0 +1,52 @@
+"""The worlds that ship: whole, small, and good Gymnasium citizens as they are."""
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import worldsim
+from worldsim import bundle
+from worldsim.registration import gym_id
+
+WORLDS = bundle.shipped()
+
+
+def test_the_default_world_of_play_ships():
+    assert "arena" in WORLDS
+
+
+def test_all_worlds_together_stay_under_fifty_megabytes():
+    assert sum(path.stat().st_size for path in bundle.WORLDS.rglob("*")) < 50e6
+
+
+@pytest.mark.parametrize("name", WORLDS)
+class TestWorld:
+    def test_gymnasiums_checker_has_no_complaint(self, name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            check_env(gym.make(gym_id(name), render_mode="rgb_array").unwrapped)
+
+    def test_stable_baselines_checker_has_no_complaint_about_discrete_actions(self, name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sb3_check_env(gym.make(gym_id(name), actions="discrete"))
+
+    def test_one_seed_gives_one_dream(self, name):
+        def frames(seed):
+            env = gym.make(gym_id(name))
+            env.action_space.seed(0)
+            first, _ = env.reset(seed=seed)
+            return np.stack([first] + [env.step(env.action_space.sample())[0] for _ in range(5)])
+
+        assert np.array_equal(frames(1), frames(1)) and not np.array_equal(frames(1), frames(2))
+
+    def test_its_card_and_its_metrics_are_there(self, name):
+        world = worldsim.load(name)
+        assert world.info.metrics["one_step"]["psnr"]["mean"] > world.info.metrics["copy_last"]["1"]["psnr"]["mean"]
+        assert (bundle.WORLDS / name / "sheet.png").exists()
+        card = (bundle.WORLDS / name / "README.md").read_text()
+        assert all(word in card for word in ("worldsim record", "worldsim train", "minutes", "wrong"))
