@@ -15,13 +15,8 @@ from torch import Tensor, nn
 from worldsim.types import Outcome
 
 
-def symlog(x: Tensor) -> Tensor:
-    """Returns sign(x) ln(1 + |x|) (Hafner et al. 2023, eq. 9)."""
-    return x.sign() * x.abs().log1p()
-
-
 def symexp(x: Tensor) -> Tensor:
-    """Returns the inverse of `symlog`."""
+    """Returns sign(x) (exp |x| - 1): bins evenly spaced in x lie close at 0 and far at the ends (Hafner et al. 2023)."""
     return x.sign() * x.abs().expm1()
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from worldsim.diffusion.process import add_noise
-from worldsim.models.outcome import symlog, two_hot
+from worldsim.models.outcome import two_hot
 from worldsim.objectives.denoising import DenoisingConfig, Draws, noisy_history
 from worldsim.types import Clip, Loss, Stream
 
@@ -30,8 +30,7 @@ def outcome_loss(outcome, denoiser, clip: Clip, config: DenoisingConfig, *, gene
         _, features = denoiser(history, target)
     distribution = outcome(features[:, 0], action[:, 0])
     known = clip.known[:, -1].float()
-    scaled_bins = symlog(outcome.bins)
-    goal = two_hot(symlog(clip.reward[:, -1]), scaled_bins)
+    goal = two_hot(clip.reward[:, -1], outcome.bins)  # in reward units, so that the mean is exact
     reward = -(goal * distribution.reward_logits.log_softmax(-1)).sum(-1)
     ended = clip.terminated[:, -1].float()
     end = F.binary_cross_entropy_with_logits(distribution.end_logit, ended, reduction="none")
