@@ -34,13 +34,17 @@ def dreams(folder: Path) -> np.ndarray:
     return contact_sheet(rows, SHOWN, scale=2)
 
 
+def pixels(value: float | None) -> str:
+    return "lost" if value is None else f"{value:.0f} px"
+
+
 def card(text: dict, record: str, wrong: str) -> str:
     """Returns the world's card."""
     p, m = text["provenance"], text["metrics"]
     figure = lambda part: "{mean:.2f} dB [{low:.2f}, {high:.2f}]".format(**part["psnr"])  # noqa: E731
     rows = "\n".join(f"| {h} | {figure(m['open_loop'][h])} | {figure(m['copy_last'][h])} |" for h in m["open_loop"])
     places = "".join(
-        f"| {name} | {value['within_1px']:.0%} | {value['median_px']:.0f} px |\n"
+        f"| {name} | {value['within_1px']:.0%} | {pixels(value['median_px'])} |\n"
         for name, value in m.get("positions", {}).items()
         if name.endswith(("/1", "/16"))
     )

@@ -61,7 +61,7 @@ def test_stages_run_one_by_one_and_say_what_they_need(tmp_path):
         train_world(run(tmp_path), "dynamics")
     for stage in ("codec", "encode", "dynamics", "outcome"):
         assert train_world(run(tmp_path), stage) is None
-    assert train_world(run(tmp_path), "bundle").num_prompts == 11
+    assert train_world(run(tmp_path), "bundle").num_prompts == 16
     with pytest.raises(ValueError, match="codec, encode, dynamics, outcome, bundle"):
         train_world(run(tmp_path), "everything")
 

@@ -84,7 +84,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(tmp_pat
     good = train(stage(), Budget(steps=5), tmp_path / "good", 0, OFTEN, "cpu")
     object.__setattr__(broken, "objective", lambda model, *_: Loss(weights(model).sum() * float("nan")))
     with pytest.raises(ValueError, match="finite loss"):
-        train(broken, Budget(steps=10), tmp_path / "bad", 0, Rhythm(1e9, 1e9, 5), "cpu")
+        train(broken, Budget(steps=10), tmp_path / "bad", 0, OFTEN, "cpu")
     assert checkpoint.latest(tmp_path / "bad") is None and torch.isfinite(weights(good)).all()
 
 

@@ -51,7 +51,7 @@ def tiny_world(backbone=conv_backbone, steps=2, context_level=0.1, provenance=No
     network = shake(backbone(autoencoder.latent_shape, codec.width), 2)
     denoiser = Denoiser(network, autoencoder.bound)
     outcome = shake(OutcomeModel(OutcomeConfig(network.feature_width, codec.width, width=8, bins=9)), 3)
-    info = WorldInfo("tiny", "nothing", 15.0, SPACE, SHAPE, provenance=provenance or {})
+    info = WorldInfo("tiny", "counting", 15.0, SPACE, SHAPE, provenance=provenance or {})
     prompts = random_clip(4, WINDOW, autoencoder.latent_shape, codec)
     return WorldModel(info, autoencoder, denoiser, outcome, EulerSampler(steps), prompts, context_level)
 

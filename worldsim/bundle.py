@@ -24,12 +24,12 @@ from worldsim.actions import ActionCodec, space_from_json, space_to_json
 from worldsim.diffusion.prediction import CleanPrediction
 from worldsim.diffusion.process import RectifiedFlow
 from worldsim.diffusion.samplers import EulerSampler
+from worldsim.files import save_tensors, sync_folder, write_json
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.models.unet import ConvBackbone, ConvBackboneConfig
-from worldsim.training.checkpoint import save_tensors, sync_folder
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
@@ -66,7 +66,7 @@ def save(world: WorldModel, folder: str | Path, dtype: torch.dtype = torch.float
         stored = {key: _stored(key, value, dtype) for key, value in state.items()}
         save_tensors(stored, temporary / f"{name}.safetensors")
     description = _describe(world) | {"sha256": {name: _sha256(temporary / f"{name}.safetensors") for name in WEIGHTS}}
-    (temporary / "world.json").write_text(json.dumps(description, indent=1) + "\n")
+    write_json(temporary / "world.json", description)
     (temporary / "README.md").write_text(card or f"# {world.info.name}\n\nA learned world of {world.info.game}.\n")
     _replace_folder(temporary, folder)
     return folder
@@ -87,6 +87,8 @@ def load(world: str | Path, device: torch.device | str = "cpu", steps: int | Non
             )
         weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in WEIGHTS}
         return _build(text, weights, device, steps)
+    except torch.OutOfMemoryError:
+        raise
     except (KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(
@@ -99,7 +101,7 @@ def read_device(device: torch.device | str) -> torch.device:
     try:
         torch.empty(0, device=device)
         return torch.device(device)
-    except (RuntimeError, AssertionError) as error:  # the latter is what a torch without CUDA raises
+    except (RuntimeError, AssertionError, TypeError) as error:  # the second is what a torch without CUDA raises
         reason = str(error).splitlines()[0][:120]
         raise ValueError(f"expected device= one of this machine's, found {device!s} ({reason})") from error
 
@@ -117,12 +119,13 @@ def read_info(text: dict) -> WorldInfo:
 def _find(world: str | Path) -> Path:
     if str(world) in shipped():
         return WORLDS / str(world)
+    world = str(world)
     if (Path(world) / "world.json").is_file():
         return Path(world)
     if Path(world).is_dir():
         raise ValueError(f"expected a world bundle in {world}, found a folder without world.json; give its path")
     raise ValueError(
-        f"expected the path of a world or one of {', '.join(shipped()) or '(none shipped)'}, found {world!s}"
+        f"expected the path of a world or one of {', '.join(shipped()) or '(none shipped)'}, found {world}"
     )
 
 
@@ -157,7 +160,8 @@ def _plain(part: Any, config: Any = None) -> dict[str, Any]:
 
 def _build(text: dict, weights: dict[str, dict[str, Tensor]], device: torch.device, steps: int | None) -> WorldModel:
     parts = text["parts"]
-    autoencoder, backbone, outcome = (_module(parts[name]) for name in ("autoencoder", "backbone", "outcome"))
+    with torch.random.fork_rng(devices=[]):  # modules draw weights that the bundle's replace
+        autoencoder, backbone, outcome = (_module(parts[name]) for name in ("autoencoder", "backbone", "outcome"))
     process, prediction, sampler = (_value(parts[name]) for name in ("process", "prediction", "sampler"))
     denoiser = Denoiser(backbone, autoencoder.bound, process, prediction)
     for name, module in (("autoencoder", autoencoder), ("denoiser", denoiser), ("outcome", outcome)):

@@ -81,14 +81,6 @@ class Clip(Rows):
     terminated: Tensor  # [b t] bool
     known: Tensor  # [b t] bool; True where reward and terminated were recorded
 
-    def frames(self, start: int, stop: int) -> Clip:
-        """Returns positions `start:stop` of every row."""
-        return map_rows(lambda x: x[:, start:stop], self)
-
-    def batched(self) -> Clip:
-        """Gives a clip without rows `[t …]` its row dimension."""
-        return map_rows(lambda x: x[None], self)
-
 
 @dataclass(frozen=True)
 class Outcome(Rows):

@@ -6,20 +6,18 @@ Leaves out the timing itself (`worldsim.evaluation.speed`).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from worldsim.evaluation.speed import benchmark
+from worldsim.files import write_json
 
 
 def main(config: DictConfig) -> int:
     """Writes `bench.json` and prints its table."""
-    result = benchmark(config.world, config.device, config.frames)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = benchmark(str(config.world), config.device, config.frames)
+    write_json(Path(str(config.out)) / "bench.json", result)
     print(result["machine"])
     for row in result["rows"]:
         print("  ".join(f"{key} {value}" for key, value in row.items()))

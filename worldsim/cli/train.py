@@ -6,6 +6,7 @@ Leaves out measuring the result (`worldsim eval`).
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ def main(config: DictConfig) -> int:
     if name not in preset["backbones"]:
         raise ValueError(f"expected backbone to be one of {', '.join(preset['backbones'])}, found {name!r}")
     run = Run(
-        store=EpisodeStore(Path(config.data)),
-        folder=Path(config.out),
+        store=EpisodeStore(Path(str(config.data))),
+        folder=Path(str(config.out)),
         preset=build_preset(preset, name, config),
-        minutes=float(config.minutes),
+        minutes=config.minutes,
         seed=config.seed,
         device=config.device,
         rhythm=instantiate(config.rhythm),
-        command=" ".join(["worldsim", *sys.argv[1:]]),
+        command=shlex.join(["worldsim", *sys.argv[1:]]),
     )
     world = train_world(run, config.stage)
     if world is not None:

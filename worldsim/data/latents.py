@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.data.episodes import EpisodeStore
+from worldsim.files import write_json
 from worldsim.types import Autoencoder
 
 BATCH = 256
@@ -41,11 +42,11 @@ def encode_dataset(store: EpisodeStore, autoencoder: Autoencoder, folder: Path, 
     `fingerprint` names the codec's weights: latents of another codec are encoded again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stamp = folder / "codec.json"
-    if not stamp.exists() or json.loads(stamp.read_text())["fingerprint"] != fingerprint:
+    stamp, mine = folder / "codec.json", {"fingerprint": fingerprint}
+    if not stamp.exists() or json.loads(stamp.read_text()) != mine:
         for old in folder.glob("*.npy"):
             old.unlink()
-        stamp.write_text(json.dumps({"fingerprint": fingerprint}))
+        write_json(stamp, mine)
     for shard in tqdm(range(store.num_shards), desc="encode", unit="shard"):
         frames, path = store.shard_observations(shard), _shard_path(folder, shard)
         if not path.exists() or len(np.load(path, mmap_mode="r")) != len(frames):

@@ -51,11 +51,11 @@ def held_out(world: WorldModel, store: EpisodeStore, count: int) -> list[int]:
     Raises ValueError, in one sentence, where the data is another game's or holds training episodes only.
     """
     info = world.info
-    if store.info.action_space != info.action_space or tuple(store.info.observation_shape) != tuple(info.frame_shape):
-        raise ValueError(
-            f"expected episodes with {info.action_space} and frames {tuple(info.frame_shape)}, found "
-            f"{store.info.action_space} and {tuple(store.info.observation_shape)}; give data of {info.game}"
-        )
+    mine, theirs = (info.game, info.action_space, tuple(info.frame_shape)), facts_of(store)
+    if mine != theirs:
+        raise ValueError(f"expected episodes of {mine}, found {theirs}; give data of {info.game}")
+    if not (isinstance(count, int) and count >= 1):
+        raise ValueError(f"expected at least 1 episode to measure on, found {count}")
     trained = set(info.provenance.get("training_episodes", []))
     window = world.prompts.latents.shape[1]
     free = [i for i, record in enumerate(store.records) if record.hash not in trained]
@@ -69,15 +69,23 @@ def held_out(world: WorldModel, store: EpisodeStore, count: int) -> list[int]:
     return [usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]
 
 
+def facts_of(store: EpisodeStore) -> tuple:
+    """Returns the game, action space and frame shape of a data set."""
+    return store.info.game, store.info.action_space, tuple(store.info.observation_shape)
+
+
 def fidelity(
     world: WorldModel, store: EpisodeStore, episodes: list[int], starts: int = 16, probe: Probe | None = None
 ) -> dict[str, Any]:
     """Measures a world on held-out episodes; returns `metrics.json`'s content.
 
     In every episode, `starts` dreams begin from real frames and follow the recorded actions for 32 steps; the first of
-    these steps is the one-step figure. `copy_last` shows the last real frame for ever, `dataset_mean` the mean frame.
+    these steps is the one-step figure. `copy_last` shows the last real frame for ever, `dataset_mean` the mean frame of
+    the very episodes that are measured. An episode counts at the horizons it is long enough for.
     """
-    mean = np.mean([np.asarray(store.observations(i), np.float32).mean(0) for i in episodes], 0)
+    if not (isinstance(starts, int) and starts >= 1):
+        raise ValueError(f"expected at least 1 start in an episode, found {starts}")
+    mean = np.mean([store.observations(i).mean(0, dtype=np.float64) for i in episodes], 0)
     measured = [_measure(world, store, index, starts, mean, probe) for index in episodes]
     psnr = {name: interval([e.errors[name] for e in measured if name in e.errors]) for name in _names(measured)}
     result: dict[str, Any] = {
@@ -100,15 +108,20 @@ def _names(measured: list[_Episode]) -> list[str]:
 
 
 def _positions(measured: list[_Episode]) -> dict[str, dict[str, float]]:
-    """Returns, by thing and horizon, the share of frames where it is within a pixel, and the median distance."""
+    """Returns, by thing and horizon, the share of frames where it is within a pixel, and the median distance in px."""
     joined: dict[str, list[float]] = {}
     for episode in measured:
         for name, values in episode.distances.items():
             joined.setdefault(name, []).extend(values)
     return {
-        name: {"within_1px": float(np.mean(np.array(values) <= 1)), "median_px": float(np.median(values))}
+        name: {"within_1px": float(np.mean(np.array(values) <= 1)), "median_px": _finite(float(np.median(values)))}
         for name, values in sorted(joined.items())
     }
+
+
+def _finite(value: float) -> float | None:
+    """Returns a number that JSON has, or None: a thing that is lost more often than not has no median distance."""
+    return value if np.isfinite(value) else None
 
 
 def interval(errors: list[list[float]]) -> dict[str, float]:

@@ -14,6 +14,8 @@ from worldsim.data.episodes import EpisodeStore
 from worldsim.types import Clip
 from worldsim.world_model import WorldModel
 
+SHOWN = 12  # frames of each kind in a row of a contact sheet
+
 
 def recorded_actions(world: WorldModel, store: EpisodeStore, index: int) -> torch.Tensor:
     """Returns the action that led to each frame of an episode, `[T + 1 a]`; the first frame's is the null."""
@@ -40,7 +42,7 @@ def addresses(world: WorldModel, first: np.ndarray, index: int) -> torch.Tensor:
 
 
 def dream_along(
-    world: WorldModel, store: EpisodeStore, index: int, frames: int = 48, shown: int = 12
+    world: WorldModel, store: EpisodeStore, index: int, frames: int = 48, shown: int = SHOWN
 ) -> list[np.ndarray]:
     """Returns `shown` real, as many reconstructed, and as many dreamed frames `[H W 3]` of one episode's beginning."""
     window = world.prompts.latents.shape[1]
@@ -56,5 +58,5 @@ def dream_along(
         state, _ = world.step(state, actions[position : position + 1])
         dreamed.append(world.observe(state)[0].cpu().numpy())
     rebuilt = world.autoencoder.decode(latents[first[0] :]).cpu().numpy()
-    picks = np.linspace(0, len(dreamed) - 1, min(shown, len(dreamed))).astype(int)
+    picks = np.linspace(0, len(dreamed) - 1, shown).astype(int)  # of a short episode some twice
     return [rows[i] for rows in (real[first[0] :], rebuilt, dreamed) for i in picks]

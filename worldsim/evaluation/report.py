@@ -22,7 +22,7 @@ def report(name: str, metrics: dict[str, Any], sheet: np.ndarray) -> str:
         f"<tr><td>{h}</td><td>{_psnr(horizons[h])}</td><td>{_psnr(metrics['copy_last'][h])}</td></tr>" for h in horizons
     )
     positions = "".join(
-        f"<tr><td>{html.escape(key)}</td><td>{value['within_1px']:.1%}</td><td>{value['median_px']:.1f}</td></tr>"
+        f"<tr><td>{html.escape(key)}</td><td>{value['within_1px']:.1%}</td><td>{_pixels(value['median_px'])}</td></tr>"
         for key, value in metrics.get("positions", {}).items()
     )
     table = f"<table><tr><th>thing / horizon</th><th>within 1 px</th><th>median px</th></tr>{positions}</table>"
@@ -45,3 +45,7 @@ mean frame {_psnr(metrics["dataset_mean"])}.</p>
 def _psnr(figure: dict[str, Any]) -> str:
     p = figure["psnr"]
     return f"{p['mean']:.2f} [{p['low']:.2f}, {p['high']:.2f}]"
+
+
+def _pixels(value: float | None) -> str:
+    return "lost" if value is None else f"{value:.0f}"

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from worldsim import bundle, noise
@@ -23,6 +24,8 @@ SPAN = 50  # frames over which the time at frame 100 and at the last frame is ta
 
 def benchmark(world: str, device: str = "cpu", frames: int = 10_000) -> dict[str, Any]:
     """Returns `bench.json`'s content for a world by name or path."""
+    if not (isinstance(frames, int) and frames >= 100):
+        raise ValueError(f"expected frames of at least 100, found {frames}")
     rows = []
     for k in STEPS:
         model = bundle.load(world, device, k)
@@ -87,6 +90,4 @@ def flatness(world: WorldModel, frames: int) -> dict[str, float]:
 
 def resident_mb() -> float:
     """Returns this process's resident memory in MB."""
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("VmRSS"))
-    return round(int(line.split()[1]) / 1024, 1)
+    return round(psutil.Process().memory_info().rss / 2**20, 1)

@@ -27,10 +27,10 @@ class ConvAutoencoderConfig:
     blocks: tuple[int, int] = (1, 2)
 
     def __post_init__(self):
-        height, width, _ = self.frame_shape
-        if height % DOWNSAMPLING or width % DOWNSAMPLING:
+        height, width, channels = self.frame_shape
+        if height % DOWNSAMPLING or width % DOWNSAMPLING or channels != 3:
             raise ValueError(
-                f"expected frames whose sides are multiples of {DOWNSAMPLING}, found {height}x{width}; "
+                f"expected RGB frames whose sides are multiples of {DOWNSAMPLING}, found {height}x{width}x{channels}; "
                 "record with another size"
             )
 
@@ -102,11 +102,10 @@ class ConvAutoencoder(nn.Module):
             raise ValueError(
                 f"expected frames of {self.config.frame_shape}, found {tuple(frames.shape[-3:])}; resize them"
             )
-        raw = self._encode(pixels.to_float(frames).flatten(0, -4)).float()
+        raw = self._encode(pixels.to_float(frames.reshape(-1, *self.config.frame_shape))).float()
         return ((raw - self.mean) / self.std).reshape(*frames.shape[:-3], *self.latent_shape)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decodes unit-scale latents `[... c h w]` to uint8 frames `[... H W 3]`."""
-        raw = latents.flatten(0, -4) * self.std + self.mean
-        images = self._decode(raw)
-        return pixels.to_uint8(images.reshape(*latents.shape[:-3], *images.shape[1:]))
+        raw = latents.reshape(-1, *self.latent_shape) * self.std + self.mean
+        return pixels.to_uint8(self._decode(raw)).reshape(*latents.shape[:-3], *self.config.frame_shape)

@@ -16,7 +16,7 @@ from worldsim.types import Outcome
 
 
 def symexp(x: Tensor) -> Tensor:
-    """Returns sign(x) (exp |x| - 1): bins evenly spaced in x lie close at 0 and far at the ends (Hafner et al. 2023)."""
+    """Returns sign(x) (exp |x| - 1): even bins in x lie close at 0 and far at the ends (Hafner et al. 2023)."""
     return x.sign() * x.abs().expm1()
 
 

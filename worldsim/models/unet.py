@@ -74,7 +74,8 @@ class ConvBackbone(nn.Module):
         n, m = target.latents.shape[1], history.latents.shape[1]
         contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
         context = StackContext(*(torch.cat(parts) for parts in zip(*map(_parts, contexts), strict=True)))
-        flat = [rearrange(x, "b n ... -> (n b) ...") for x in (target.latents, target.level, target.target_level)]
+        goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
+        flat = [rearrange(x, "b n ... -> (n b) ...") for x in (target.latents, target.level, goal)]
         out, features = self.read(*flat, rearrange(target.action, "b n a -> (n b) a"), context)
         return tuple(rearrange(x, "(n b) ... -> b n ...", n=n) for x in (out, features))
 

@@ -6,6 +6,7 @@ Leaves out the history's own denoising loss and resampled history, which come wi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -44,7 +45,7 @@ def denoising_loss(
     history = noisy_history(denoiser.process, clip, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
-    rows = int(len(clean) * config.shortcut_share) if shortcuts else 0
+    rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
     level, target_level = _levels(rows, len(clean), n, config, draw)
     noise = draw.normal(clean.shape)
     target = Stream(add_noise(denoiser.process, clean, noise, level), level, action, valid, target_level)
@@ -55,10 +56,10 @@ def denoising_loss(
     output, _ = denoiser(history, target)
     error = (output - goal).square().mean((-3, -2, -1))
     weighted = error * config.weight(level) * valid
-    plain = error[rows:].detach()
+    plain = (error[rows:].detach() * valid[rows:]).sum() / valid[rows:].sum().clamp_min(1)
     return Loss(
         weighted.sum() / valid.sum(),
-        {"error": plain.mean(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
+        {"error": plain, "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
     )
 
 
@@ -87,7 +88,8 @@ def _levels(rows: int, b: int, n: int, config: DenoisingConfig, draw) -> tuple[T
 def shortcut_goal(teacher, history: Stream, target: Stream, config: DenoisingConfig) -> Tensor:
     """Returns the clean latent whose one step of the full size lands where two half steps do (Frans et al. 2024).
 
-    Half of the smallest size is taken as an infinitesimal step (target level = level), which the ordinary rows train.
+    Written for rectified flow, where a step is linear in the level. Half of the smallest size is taken as an
+    infinitesimal step (target level = level), which the ordinary rows train.
     """
     process, x, level = teacher.process, target.latents, target.level
     size = level - target.target_level

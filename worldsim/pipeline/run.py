@@ -7,19 +7,21 @@ Leaves out what the stages do (`stages`).
 from __future__ import annotations
 
 import json
-import os
-import time
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from worldsim.actions import ActionCodec
+from worldsim.bundle import read_device
 from worldsim.data.episodes import EpisodeStore
 from worldsim.diffusion.prediction import CleanPrediction
 from worldsim.diffusion.process import RectifiedFlow
+from worldsim.files import write_json
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.training.loop import Budget, Rhythm
 
@@ -32,6 +34,10 @@ class StageSizes:
 
     batch: int
     learning_rate: float
+
+    def __post_init__(self):
+        if not (isinstance(self.batch, int) and self.batch >= 2 and self.learning_rate > 0):
+            raise ValueError(f"expected a batch of at least 2 and a learning rate above 0, found {self}")
 
 
 @dataclass(frozen=True)
@@ -66,28 +72,27 @@ class Run:
     command: str = ""
 
     def __post_init__(self):
-        if not self.minutes > 0:
+        if not (isinstance(self.minutes, (int, float)) and 0 < self.minutes < math.inf):
             raise ValueError(f"expected minutes above 0, found {self.minutes}; give the training some time")
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**31):
+            raise ValueError(f"expected a seed from 0 to 2**31 - 1, found {self.seed!r}")
+        if self.torch_device.type not in ("cpu", "cuda"):
+            raise ValueError(f"expected device= cpu or cuda, found {self.device}")
 
     def claim_folder(self) -> None:
         """Writes down what the run is made of, or checks it against what the folder was begun with.
 
         Raises ValueError, in one sentence, where the folder holds another run.
         """
-        mine = {
-            "preset": self.preset.name,
-            "backbone": _type_name(self.preset.backbone),
-            "minutes": self.minutes,
-            "seed": self.seed,
-            "episodes": [record.hash for record in self.store.records],
-        }
-        path = self.folder / "run.json"
+        preset = {f"preset.{f.name}": _plain(getattr(self.preset, f.name)) for f in fields(self.preset)}
+        facts = {"minutes": self.minutes, "seed": self.seed, "episodes": [r.hash for r in self.store.records]}
+        mine, path = json.loads(json.dumps(preset | facts)), self.folder / "run.json"
         if not path.exists():
-            return _write_json(path, mine | {"began": time.strftime("%Y-%m-%d")})
+            return write_json(path, mine)
         theirs = json.loads(path.read_text())
         for key, value in mine.items():
-            if theirs[key] != value:
-                found = f"{len(theirs[key])} other {key}" if key == "episodes" else f"{key}={theirs[key]}"
+            if (found := theirs.get(key)) != value:
+                found = f"{len(found or [])} other {key}" if key == "episodes" else f"{key}={found}"
                 raise ValueError(
                     f"expected out={self.folder} to hold a run with the same {key}, found {found}; use another out="
                 )
@@ -106,7 +111,7 @@ class Run:
     @property
     def torch_device(self) -> torch.device:
         """Where the run trains."""
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return read_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def action_codec(self) -> ActionCodec:
@@ -114,24 +119,23 @@ class Run:
         return ActionCodec(self.store.info.action_space, self.store.info.discrete_table)
 
     def spend(self, name: str, share: Callable[[float], float]) -> Budget:
-        """Returns a stage's budget, fixed the first time it is asked for: a share of the minutes that are left."""
+        """Returns a stage's budget, fixed the first time it is asked for: a share of the seconds that are left.
+
+        Raises ValueError where nothing is left, because the stages before took longer than the minutes allow.
+        """
         path = self.folder / "budget.json"
         plan = json.loads(path.read_text()) if path.exists() else {}
         if name not in plan:
-            plan[name] = round(max(share(60 * self.minutes - sum(plan.values())), 1.0), 1)
-            _write_json(path, plan)
-        return Budget(seconds=plan[name])
+            left = 60 * self.minutes - sum(plan.values())
+            if left <= 0:
+                raise ValueError(f"expected minutes to last for {name}, found none left of {self.minutes}; give more")
+            plan[name] = round(share(left), 1)
+            write_json(path, plan)
+        return Budget(seconds=max(plan[name], 1.0))
 
 
-def _type_name(partial: Callable) -> str:
-    return getattr(partial, "func", partial).__name__
-
-
-def _write_json(path: Path, data: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w") as file:
-        file.write(json.dumps(data, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _plain(value: Any) -> Any:
+    """Returns a preset's part as JSON has it: what it is made of, and its name."""
+    if isinstance(value, partial):
+        return {"type": value.func.__name__, **value.keywords}
+    return {"type": type(value).__name__, **asdict(value)} if is_dataclass(value) else value

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
@@ -23,6 +24,7 @@ from torch import nn
 from worldsim import bundle
 from worldsim.data.clips import WindowSampler, clip_batch, frame_batch
 from worldsim.data.latents import LatentStore, encode_dataset
+from worldsim.data.shards import acquire_lock
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.sheet import contact_sheet
@@ -38,6 +40,7 @@ from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
+TRAINED = ("codec", "dynamics", "outcome")
 CODEC_SHARE, OUTCOME_SHARE = 0.15, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
 SHORTCUTS_FROM = 0.15  # shortcut rows need an average that already predicts something
 NUM_PROMPTS = 16
@@ -45,19 +48,33 @@ STATISTICS_FRAMES = 2_000
 
 
 def train_world(run: Run, stage: str | None = None) -> WorldModel | None:
-    """Runs all stages, or one by name whose forerunners are done, and returns the world once it is whole."""
+    """Runs all stages, or one by name whose forerunners are done, and returns the world once it is whole.
+
+    A run that has its world returns it at once. Raises ValueError where another process trains in the folder.
+    """
+    _check_stage(run, stage)
+    run.claim_folder()
+    with acquire_lock(run.folder):
+        if stage is None and (run.folder / "world" / "world.json").exists():
+            return bundle.load(run.folder / "world", run.torch_device)
+        return _run_stages(run, stage)
+
+
+def _check_stage(run: Run, stage: str | None) -> None:
     if stage is not None and stage not in STAGES:
         raise ValueError(f"expected stage to be one of {', '.join(STAGES)}, found {stage!r}")
-    run.claim_folder()
-    if stage == "codec":
-        train_codec(run)
-        return None
+    run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))  # says what is wrong with the frames
     for needed in STAGES[: STAGES.index(stage or "codec")]:
-        if needed in ("codec", "dynamics", "outcome") and not (run.folder / needed / "final.safetensors").exists():
+        if needed in TRAINED and not (run.folder / needed / "final.safetensors").exists():
             raise ValueError(
                 f"expected a finished {needed} stage in {run.folder} before {stage}; run stage={needed} first"
             )
+
+
+def _run_stages(run: Run, stage: str | None) -> WorldModel | None:
     autoencoder = train_codec(run)
+    if stage == "codec":
+        return None
     latents = encode(run, autoencoder)
     if stage == "encode":
         return None
@@ -71,7 +88,7 @@ def train_world(run: Run, stage: str | None = None) -> WorldModel | None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Initialises modules from a seed, and leaves the global generator as it was."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
@@ -100,7 +117,7 @@ def train_codec(run: Run) -> nn.Module:
 
     stage = Stage("codec", model, batch, objective, sizes.batch, sizes.learning_rate, preview)
     budget = run.spend("codec", lambda left: CODEC_SHARE * left)
-    average = train(stage, budget, run.folder / "codec", run.seed, run.rhythm, run.device)
+    average = train(stage, budget, run.folder / "codec", run.seed, run.rhythm, run.torch_device)
     return set_statistics(average, run, device).eval()
 
 
@@ -135,6 +152,11 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     sizes, length = preset.dynamics, preset.clip_length
     with seeded(run.seed + 1):
         backbone = bundle.module_of(preset.backbone(latent_shape=autoencoder.latent_shape, action_width=codec.width))
+    if not backbone.config.window < length > preset.denoising.num_targets:
+        raise ValueError(
+            f"expected clip_length above window={backbone.config.window} and "
+            f"num_targets={preset.denoising.num_targets}, found {length}"
+        )
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
@@ -143,7 +165,8 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
         return denoising_loss(model, average, clip, null, preset.denoising, shortcuts=shortcuts, generator=generator)
 
     def preview(average: nn.Module, step: int) -> None:
-        untrained = OutcomeModel(OutcomeConfig(backbone.feature_width, codec.width)).to(device)
+        with seeded(run.seed):
+            untrained = OutcomeModel(OutcomeConfig(backbone.feature_width, codec.width)).to(device)
         world = assemble(run, autoencoder, average, untrained, latents)
         _write_sheet(run, "dynamics", dream_along(world, run.store, _preview_episode(run)), step)
 
@@ -153,7 +176,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     frames = sizes.batch * preset.denoising.num_targets
     stage = Stage("dynamics", model, batch, objective, frames, sizes.learning_rate, preview)
     budget = run.spend("dynamics", lambda left: left - OUTCOME_SHARE * 60 * run.minutes)
-    return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.device).eval()
+    return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.torch_device).eval()
 
 
 def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> OutcomeModel:
@@ -172,7 +195,7 @@ def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> Outcome
 
     stage = Stage("outcome", model, batch, objective, sizes.batch, sizes.learning_rate)
     budget = run.spend("outcome", lambda left: left)
-    return train(stage, budget, run.folder / "outcome", run.seed + 2, run.rhythm, run.device).eval()
+    return train(stage, budget, run.folder / "outcome", run.seed + 2, run.rhythm, run.torch_device).eval()
 
 
 def write_bundle(run: Run, autoencoder, denoiser, outcome, latents: LatentStore) -> WorldModel:
@@ -188,7 +211,7 @@ def assemble(run: Run, autoencoder, denoiser, outcome, latents: LatentStore) -> 
     hashes = [run.store.records[i].hash for i in run.training_episodes]
     provenance = {"training_episodes": hashes, **describe_run(run)}
     facts = WorldInfo(
-        run.folder.name, info.game, info.fps, info.action_space, tuple(info.observation_shape), info.keymap,
+        run.folder.resolve().name, info.game, info.fps, info.action_space, tuple(info.observation_shape), info.keymap,
         info.discrete_table, provenance,
     )  # fmt: skip
     prompts = prompt_clips(run, latents).to(run.torch_device)
@@ -197,32 +220,41 @@ def assemble(run: Run, autoencoder, denoiser, outcome, latents: LatentStore) -> 
 
 
 def prompt_clips(run: Run, latents: LatentStore) -> Clip:
-    """Returns up to 16 clips `[p t …]` to start dreams from: a window of history from as many training episodes."""
+    """Returns 16 clips `[p t …]` to start dreams from, spread over the training episodes and over their lengths."""
     window = run.preset.clip_length - 1
     steps = [run.store.records[i].total_steps for i in run.training_episodes]
     window = min(window, max(steps))  # short episodes: shorter prompts
     long_enough = [i for i, n in zip(run.training_episodes, steps, strict=True) if n >= window]
     chosen = [long_enough[k] for k in np.linspace(0, len(long_enough) - 1, NUM_PROMPTS).round().astype(int)]
-    windows = [
-        (i, (run.store.records[i].total_steps - window) * k // NUM_PROMPTS) for k, i in enumerate(dict.fromkeys(chosen))
-    ]
+    windows = [(i, (run.store.records[i].total_steps - window) * k // NUM_PROMPTS) for k, i in enumerate(chosen)]
     return clip_batch(latents, run.action_codec, windows, window)
 
 
 def describe_run(run: Run) -> dict[str, Any]:
     """Returns where a world comes from: command, commit, minutes, machine, data."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     info = run.store.info
     return {
         "preset": run.preset.name,
         "minutes": run.minutes,
         "seed": run.seed,
         "command": run.command,
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "date": time.strftime("%Y-%m-%d"),
         "data": {"game": info.game, "episodes": len(run.training_episodes), "frames": run.store.num_frames},
     }
+
+
+def _commit() -> str | None:
+    """Returns the commit of the checkout this file stands in, None where it is installed or git is not."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    except OSError:
+        return None
 
 
 def card(world: WorldModel) -> str:

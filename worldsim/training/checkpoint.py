@@ -9,14 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+
+from worldsim.files import full_disk_is_an_os_error, sync_folder
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -42,31 +39,3 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
     for path in folder.glob("checkpoint-*"):
         if _NAME.fullmatch(path.name) and path != final:
             shutil.rmtree(path)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    with full_disk_is_an_os_error(temporary):
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-@contextmanager
-def full_disk_is_an_os_error(path: Path) -> Iterator[None]:
-    """Makes OSError, which it is, of what torch and safetensors raise where a file cannot be written."""
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise OSError(f"cannot write {path} ({reason}); free some space and run the same command again") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Forces a folder's files, and their names, to disk."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)

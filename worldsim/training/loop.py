@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 from tqdm import tqdm
 
+from worldsim.files import save_tensors
 from worldsim.training import checkpoint
 from worldsim.training.ema import averaged
 from worldsim.training.optim import adamw, schedule
@@ -68,6 +69,10 @@ class Rhythm:
     preview_seconds: float = 180.0
     log_steps: int = 20
 
+    def __post_init__(self):
+        if not (isinstance(self.log_steps, int) and self.log_steps >= 1):
+            raise ValueError(f"expected log_steps of at least 1, found {self.log_steps}")
+
 
 class Progress:
     """Where a run stands; saved with the checkpoint."""
@@ -84,21 +89,25 @@ class Progress:
         self.step, self.elapsed = state["step"], state["elapsed"]
 
 
-def train(stage: Stage, budget: Budget, folder: Path, seed: int, rhythm: Rhythm = Rhythm(), device: str | None = None):
+def train(
+    stage: Stage, budget: Budget, folder: Path, seed: int, rhythm: Rhythm, device: torch.device | str
+) -> nn.Module:
     """Trains until the budget is spent and returns the model with averaged weights; resumes what `folder` holds.
 
     Batches, noise and schedule are functions of the seed and of what the checkpoint says, so a killed run goes on as it
     would have. The finished weights stay in `folder/final.safetensors`, which a later call returns at once.
     """
-    final = folder / "final.safetensors"
+    final, device = folder / "final.safetensors", torch.device(device)
     stage.model.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPU and GPU
     average = averaged(stage.model)
+    average.module.to(device)
     if final.exists():
         average.module.load_state_dict(load_file(final))
         return average.module
     folder.mkdir(parents=True, exist_ok=True)
-    accelerator = Accelerator(mixed_precision=precision(device), cpu=device == "cpu")
-    average.to(accelerator.device)
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    accelerator = Accelerator(mixed_precision=precision(device), cpu=device.type == "cpu")
     model, optimizer = accelerator.prepare(stage.model, adamw(stage.model, stage.learning_rate))
     progress = Progress()
     accelerator.register_for_checkpointing(average, progress)
@@ -106,19 +115,18 @@ def train(stage: Stage, budget: Budget, folder: Path, seed: int, rhythm: Rhythm 
         accelerator.load_state(str(found))
         print(f"{stage.name}: resuming from step {progress.step}")
     log = Log(folder, stage.name, progress.step)
-    run = _Run(stage, budget, folder, seed, rhythm, accelerator, model, average, optimizer, progress, log)
-    run.loop()
-    checkpoint.save_tensors(average.module.state_dict(), final)
+    _Run(stage, budget, folder, seed, rhythm, accelerator, model, average, optimizer, progress, log).loop()
+    save_tensors(average.module.state_dict(), final)
     accelerator.free_memory()
-    return average.module.to(accelerator.device)
+    return average.module
 
 
-def precision(device: str | None) -> str:
+def precision(device: torch.device) -> str:
     """Returns Accelerate's name for the fastest safe precision: bf16 where the hardware multiplies it, else none.
 
     A CPU without AVX-512 bf16 emulates it, 10 to 50 times slower than float32 (measured on AVX2).
     """
-    if torch.cuda.is_available() and device != "cpu":
+    if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
@@ -160,14 +168,11 @@ class _Run:
                 if self.stage.preview and now - shown > self.rhythm.preview_seconds:
                     self.stage.preview(self.average.module, self.progress.step)
                     shown = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
-            raise
         finally:
             bar.close()
             self.log.flush()
         self.save()
-        self.log.close()
+        self.log.close(self.progress, self.stage.frames_per_step)
         if self.stage.preview:
             self.stage.preview(self.average.module, self.progress.step)
 
@@ -188,7 +193,8 @@ class _Run:
         return loss
 
     def save(self) -> None:
-        """Writes a checkpoint; the log reaches disk with it."""
+        """Writes a checkpoint of finite weights; the log reaches disk with it."""
+        self.log.check()
         self.log.flush()
         checkpoint.save(self.accelerator, self.folder, self.progress.step)
 
@@ -207,15 +213,21 @@ class Log:
         temporary.write_text("".join(line + "\n" for line in kept))
         os.replace(temporary, path)
         self._file = open(path, "a")  # noqa: SIM115 - closed by close()
-        self._board = _tensorboard(folder)
+        self._board = _tensorboard(folder, step)
         self._name, self._losses, self._mark = name, [], (step, time.monotonic())
 
     def add(self, loss: Loss) -> None:
         """Takes in a step's loss without waiting for the device."""
         self._losses.append({"loss": loss.total.detach()} | loss.parts)
 
+    def check(self) -> None:
+        """Raises ValueError where a loss since the last line is not finite, so that no checkpoint holds its weights."""
+        if not all(torch.isfinite(loss["loss"]) for loss in self._losses):
+            raise ValueError("expected a finite loss, found one that is not; lower the learning rate in a new out=")
+
     def write(self, progress: Progress, frames_per_step: int) -> str:
         """Writes the mean of the losses since the last line; returns a short form for the progress bar."""
+        self.check()
         now, (step, then) = time.monotonic(), self._mark
         speed = (progress.step - step) * frames_per_step / max(now - then, 1e-9)
         means = {key: torch.stack([x[key].float() for x in self._losses]).mean().item() for key in self._losses[0]}
@@ -225,8 +237,6 @@ class Log:
             for key, value in (means | {"frames_per_s": speed}).items():
                 self._board.add_scalar(f"{self._name}/{key}", value, progress.step)
         self._losses, self._mark = [], (progress.step, now)
-        if not all(map(_finite, means.values())):
-            raise ValueError(f"expected a finite loss, found {means} at step {progress.step}; lower the learning rate")
         return f"loss {means['loss']:.4f} {speed:.0f} frames/s"
 
     def flush(self) -> None:
@@ -234,20 +244,18 @@ class Log:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Closes the files."""
+    def close(self, progress: Progress, frames_per_step: int) -> None:
+        """Writes what is left and closes the files."""
+        if self._losses:
+            self.write(progress, frames_per_step)
         self._file.close()
         if self._board is not None:
             self._board.close()
 
 
-def _finite(value: float) -> bool:
-    return value - value == 0
-
-
-def _tensorboard(folder: Path):
+def _tensorboard(folder: Path, step: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
