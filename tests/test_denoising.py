@@ -9,8 +9,9 @@ from tiny_world import SPACE, conv_backbone, random_clip, shake, transformer_bac
 from worldsim.actions import ActionCodec
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel, symexp, two_hot
-from worldsim.objectives.denoising import DenoisingConfig, Draws, denoising_loss, noisy_history
+from worldsim.objectives.denoising import DenoisingConfig, Draws, denoising_loss, noisy_history, resample_history
 from worldsim.objectives.outcome import outcome_loss
+from worldsim.types import Stream, map_rows
 
 LATENT = (4, 2, 2)
 CODEC = ActionCodec(SPACE)
@@ -25,9 +26,11 @@ def denoiser(make=conv_backbone):
     return shake(Denoiser(make(LATENT, CODEC.width), BOUND))
 
 
-def loss(model, clip, config=None, shortcuts=True, seed=0):
+def loss(model, clip, config=None, shortcuts=True, resample=True, seed=0):
     config = config or DenoisingConfig()
-    return denoising_loss(model, model, clip, CODEC.null, config, shortcuts=shortcuts, generator=generator(seed))
+    return denoising_loss(
+        model, model, clip, CODEC.null, config, shortcuts=shortcuts, resample=resample, generator=generator(seed)
+    )
 
 
 def test_the_noise_on_the_history_is_what_its_level_says():
@@ -63,6 +66,30 @@ def test_the_loss_is_finite_reproducible_and_reaches_every_parameter(make, targe
     assert not torch.equal(loss(model, clip, config, seed=1).total, first.total)
 
 
+@pytest.mark.parametrize("make", [conv_backbone, transformer_backbone])
+def test_resampling_replaces_the_newest_history_of_some_clips_and_never_the_target(make):
+    model, clip = denoiser(make), random_clip(8, 6, LATENT, CODEC)
+    config = DenoisingConfig(resampled_frames=2, resampled_share=0.5)
+    own = resample_history(model, clip, config, Draws(clip.latents, generator()))
+    changed = (own.latents != clip.latents).flatten(2).any(-1)
+    assert changed[:4].tolist() == [[False, False, False, True, True, False]] * 4 and not changed[4:].any()
+    low, high = BOUND
+    assert (own.latents[:4, 3:5] >= low).all() and (own.latents[:4, 3:5] <= high).all()
+    assert torch.equal(own.action, clip.action)
+
+
+def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_before_it():
+    model, clip = denoiser(), random_clip(2, 5, LATENT, CODEC)
+    config = DenoisingConfig(resampled_frames=1, resampled_share=1.0, clean_share=1.0, drop_share=0.0)
+    own = resample_history(model, clip, config, Draws(clip.latents, generator(3)))
+    draw = Draws(clip.latents, generator(3))
+    short = map_rows(lambda x: x[:, :4], clip)
+    history = noisy_history(model.process, short, config, draw)
+    start, level = draw.normal((2, 1, *LATENT)), torch.ones(2, 1)
+    target = Stream(start, level, clip.action[:, 3:4], clip.valid[:, 3:4], torch.zeros(2, 1))
+    assert torch.equal(own.latents[:, 3:4], model.clamp(model(history, target)[0]))
+
+
 def test_frames_that_are_not_valid_do_not_change_the_loss():
     model, clip = denoiser(), random_clip(8, 4, LATENT, CODEC)
     clip = replace(clip, valid=torch.ones(8, 4, dtype=torch.bool).index_fill(1, torch.tensor([0]), False))
@@ -83,8 +110,9 @@ def test_an_untrained_network_on_a_still_clip_has_no_error_but_the_noise_of_its_
 def test_the_teacher_gets_no_gradient():
     model, teacher, clip = denoiser(), denoiser(), random_clip(8, 4, LATENT, CODEC)
     result = denoising_loss(
-        model, teacher, clip, CODEC.null, DenoisingConfig(shortcut_share=1.0), shortcuts=True, generator=generator()
-    )
+        model, teacher, clip, CODEC.null, DenoisingConfig(shortcut_share=1.0, resampled_frames=1), shortcuts=True,
+        resample=True, generator=generator(),
+    )  # fmt: skip
     result.total.backward()
     assert all(p.grad is None for p in teacher.parameters())
 

@@ -1,13 +1,13 @@
 """The dynamics' loss: rectified flow in clean-latent space on noise-augmented history, with shortcut rows in the batch.
 
 Here as a function of the model and a clip; the graph it trains is the graph that `env.step` runs.
-Leaves out the history's own denoising loss and resampled history, which come with the long-horizon work.
+Leaves out the history's own denoising loss.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.diffusion.process import add_noise, expand
 from worldsim.diffusion.samplers import euler_step
 from worldsim.diffusion.weighting import Ramp
-from worldsim.types import Clip, Loss, Stream
+from worldsim.types import Clip, Loss, Stream, map_rows
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class DenoisingConfig:
     clean_share: float = 0.3  # clips whose history stays clean
     drop_share: float = 0.1  # clips that lose their oldest history frames, often all
     action_drop: float = 0.05  # target frames that get the null action
+    resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
+    resampled_share: float = 0.375  # clips where they are
     shortcut_share: float = 0.125  # clips that learn large steps from two small ones
     shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
     level_power: float = 2.0  # ordinary levels are 1 - u^power: games are nearly sure, so most is decided at pure noise
@@ -34,15 +36,25 @@ class DenoisingConfig:
 
 
 def denoising_loss(
-    denoiser, teacher, clip: Clip, null: Tensor, config: DenoisingConfig, *, shortcuts: bool, generator: torch.Generator
+    denoiser,
+    teacher,
+    clip: Clip,
+    null: Tensor,
+    config: DenoisingConfig,
+    *,
+    shortcuts: bool,
+    resample: bool,
+    generator: torch.Generator,
 ) -> Loss:
-    """Returns the loss on a clip `[b t …]`; `teacher`, averaged weights, gives the shortcut rows' targets.
+    """Returns the loss on a clip `[b t …]`.
 
-    `null` is the codec's null action `[a]`. Frames that are not valid count nothing.
+    `teacher`, averaged weights, gives the targets of shortcut rows and the frames of resampled histories; `null` is the
+    codec's null action `[a]`. Frames that are not valid count nothing.
     """
     n = config.num_targets
     draw = Draws(clip.latents, generator)
-    history = noisy_history(denoiser.process, clip, config, draw)
+    seen = resample_history(teacher, clip, config, draw) if resample else clip
+    history = noisy_history(denoiser.process, seen, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
@@ -74,6 +86,27 @@ def noisy_history(process, clip: Clip, config: DenoisingConfig, draw) -> Stream:
     recent = torch.arange(m, 0, -1, device=level.device) <= kept  # the newest frame has age 1
     noisy = add_noise(process, latents, draw.normal(latents.shape), level)
     return Stream(noisy, level, clip.action[:, :-1], valid & recent)
+
+
+@torch.no_grad()
+def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip:
+    """Replaces the newest history frames of some clips by what the teacher makes of them, one after the other.
+
+    So the network learns to lead its own small errors back to the game, as in a dream there is nothing else to do it
+    (self-resampled history, Guo et al. 2025; here in single steps from pure noise).
+    """
+    rows = math.ceil(len(clip.latents) * config.resampled_share)
+    own, last = map_rows(lambda x: x[:rows], clip), clip.latents.shape[1] - 1
+    for position in range(last - config.resampled_frames, last):
+        history = noisy_history(teacher.process, map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
+        frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
+        level = torch.ones_like(frame.reward)
+        start = draw.normal(frame.latents.shape)
+        sample, _ = teacher(history, Stream(start, level, frame.action, frame.valid, torch.zeros_like(level)))
+        made = torch.where(expand(frame.valid, sample), teacher.clamp(sample), frame.latents)
+        parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
+        own = replace(own, latents=torch.cat(parts, 1))
+    return replace(clip, latents=torch.cat((own.latents, clip.latents[rows:])))
 
 
 def _levels(rows: int, b: int, n: int, config: DenoisingConfig, draw) -> tuple[Tensor, Tensor]:

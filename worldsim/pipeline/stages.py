@@ -42,7 +42,7 @@ from worldsim.world_model import WorldModel
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
 CODEC_SHARE, OUTCOME_SHARE = 0.15, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
-SHORTCUTS_FROM = 0.15  # shortcut rows need an average that already predicts something
+SHORTCUTS_FROM, RESAMPLE_FROM = 0.15, 0.2  # both need an average that already predicts something
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
 
@@ -161,8 +161,8 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
-        shortcuts, clip = progress > SHORTCUTS_FROM, clip.to(device)
-        return denoising_loss(model, average, clip, null, preset.denoising, shortcuts=shortcuts, generator=generator)
+        ready = {"shortcuts": progress > SHORTCUTS_FROM, "resample": progress > RESAMPLE_FROM}
+        return denoising_loss(model, average, clip.to(device), null, preset.denoising, **ready, generator=generator)
 
     def preview(average: nn.Module, step: int) -> None:
         with seeded(run.seed):
