@@ -1,10 +1,12 @@
 """Actions: packing is lossless for every space, encoding is what it says, keymaps fall back sensibly."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, iterate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,16 +61,12 @@ def test_a_batch_packs_like_its_rows(space):
     batched = batch_space(space, 3)
     batched.seed(0)
     actions = batched.sample()
-    from gymnasium.vector.utils import iterate
-
     rows = [pack(space, action) for action in iterate(batched, actions)]
     assert np.array_equal(pack(space, actions, rows=3), np.stack(rows))
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_a_space_survives_json(space):
-    import json
-
     assert space_from_json(json.loads(json.dumps(space_to_json(space)))) == space
 
 

@@ -1,5 +1,7 @@
 """What every backbone owes the protocol: causality, one function in two forms, and a context nobody else writes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_world import WINDOW, conv_backbone, shake, transformer_backbone
@@ -25,12 +27,6 @@ def streams(rows, length, targets, seed=0):
     level = draw(rows, targets)
     latents, actions = 1 - draw(rows, targets, *LATENT), 1 - draw(rows, targets, ACTIONS)
     return history, Stream(latents, level, actions, valid[:, :1].expand(rows, targets), level / 2)
-
-
-def replace(stream, **changes):
-    from dataclasses import replace as dataclass_replace
-
-    return dataclass_replace(stream, **changes)
 
 
 def bump(x, index):

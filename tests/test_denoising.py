@@ -8,7 +8,7 @@ from tiny_world import SPACE, conv_backbone, random_clip, shake, transformer_bac
 
 from worldsim.actions import ActionCodec
 from worldsim.models.denoiser import Denoiser
-from worldsim.models.outcome import OutcomeConfig, OutcomeModel, symexp, two_hot
+from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
 from worldsim.objectives.denoising import DenoisingConfig, Draws, denoising_loss, noisy_history, resample_history
 from worldsim.objectives.outcome import outcome_loss
 from worldsim.types import Stream, map_rows
@@ -163,8 +163,6 @@ def test_the_outcome_model_learns_which_action_pays_and_which_ends():
 
 def test_a_sampled_reward_is_the_recorded_one_and_ends_come_at_their_rate():
     world = OutcomeModel(OutcomeConfig(4, 2))
-    from worldsim.models.outcome import OutcomeDistribution
-
     zero, one = two_hot(torch.tensor([0.0, 1.0]), world.bins)
     mix = 0.9 * zero + 0.1 * one
     rows = 4000

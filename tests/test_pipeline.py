@@ -1,17 +1,19 @@
 """From episodes to a world, in seconds and tiny: every stage hands the next what it needs."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
-import torch
-from tiny_world import SHAPE, record
+from tiny_world import SHAPE, record, tiny_world
 
 from worldsim import bundle
 from worldsim.cli.main import main
+from worldsim.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from worldsim.env import WorldModelEnv
+from worldsim.evaluation.fidelity import held_out
 from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.unet import ConvBackboneConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
@@ -31,7 +33,7 @@ TINY = Preset(
 
 def run(tmp_path, data="data", episodes=12, **changes) -> Run:
     folder = tmp_path / data
-    store = record(folder, episodes=episodes) if not folder.exists() else __import__("worldsim").EpisodeStore(folder)
+    store = record(folder, episodes=episodes) if not folder.exists() else EpisodeStore(folder)
     return Run(
         store,
         tmp_path / "run",
@@ -82,13 +84,8 @@ def test_a_budget_is_fixed_when_it_is_first_asked_for(tmp_path):
 
 
 def test_training_without_actions_and_rewards_gives_a_world_with_the_null_action(tmp_path):
-    from dataclasses import replace
-
-    from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter
-
     labelled = record(tmp_path / "data")
     info = replace(labelled.info, action_space=None, has_rewards=False)
-    assert isinstance(info, DatasetInfo)
     with EpisodeWriter(tmp_path / "video", info) as writer:
         for index in range(3):
             writer.append(Episode(labelled.observations(index), None, None, False, True, None, "video"))
@@ -147,13 +144,10 @@ def test_the_commands_train_eval_and_bench_write_what_they_promise(tmp_path, cap
 
 
 def test_eval_refuses_training_episodes_and_other_games(tmp_path):
-    from tiny_world import tiny_world
-
-    from worldsim.evaluation.fidelity import held_out
-
     store = record(tmp_path / "data")
     world = tiny_world(provenance={"training_episodes": [r.hash for r in store.records]})
     with pytest.raises(ValueError, match="not trained on"):
         held_out(world, store, 5)
     assert held_out(tiny_world(), store, 2) == [0, 2]
-    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="give data of"):
+        held_out(tiny_world(game="another"), store, 5)

@@ -43,7 +43,7 @@ def transformer_backbone(latent_shape=(4, 2, 2), action_width=5):
     return Transformer(config)
 
 
-def tiny_world(backbone=conv_backbone, steps=2, context_level=0.1, provenance=None):
+def tiny_world(backbone=conv_backbone, steps=2, context_level=0.1, provenance=None, game="counting"):
     autoencoder = ConvAutoencoder(ConvAutoencoderConfig(SHAPE, latent_channels=4, widths=(8, 8), blocks=(1, 1)))
     shake(autoencoder, 1)
     autoencoder.set_statistics(torch.tensor([0.1, 0.0, -0.1, 0.2]), torch.tensor([0.5, 0.4, 0.6, 0.3]))
@@ -51,7 +51,7 @@ def tiny_world(backbone=conv_backbone, steps=2, context_level=0.1, provenance=No
     network = shake(backbone(autoencoder.latent_shape, codec.width), 2)
     denoiser = Denoiser(network, autoencoder.bound)
     outcome = shake(OutcomeModel(OutcomeConfig(network.feature_width, codec.width, width=8, bins=9)), 3)
-    info = WorldInfo("tiny", "counting", 15.0, SPACE, SHAPE, provenance=provenance or {})
+    info = WorldInfo("tiny", game, 15.0, SPACE, SHAPE, provenance=provenance or {})
     prompts = random_clip(4, WINDOW, autoencoder.latent_shape, codec)
     return WorldModel(info, autoencoder, denoiser, outcome, EulerSampler(steps), prompts, context_level)
 

@@ -21,7 +21,7 @@ def recorded_actions(world: WorldModel, store: EpisodeStore, index: int) -> torc
     """Returns the action that led to each frame of an episode, `[T + 1 a]`; the first frame's is the null."""
     null, packed = world.action_codec.null[None], store.actions(index)
     steps = store.records[index].total_steps
-    led = null.repeat(steps, 1) if packed is None else world.action_codec.encode(packed)
+    led = null.repeat(steps, 1) if packed is None else world.action_codec.encode(np.array(packed))
     return torch.cat((null, led)).to(world.device)
 
 
