@@ -1,6 +1,7 @@
 """The training loop: a killed run goes on as it would have, and what it writes is whole."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +93,18 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(tmp_pat
 def test_a_budget_is_seconds_or_steps_above_zero(wrong):
     with pytest.raises(ValueError, match="above 0"):
         Budget(**wrong)
+
+
+def test_a_full_disk_is_an_os_error_that_leaves_the_older_checkpoint_alone(tmp_path):
+    class FullDisk:
+        def save_state(self, folder):
+            Path(folder).mkdir()
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1526464 vs 1526356")
+
+    (tmp_path / "checkpoint-9").mkdir()
+    with pytest.raises(OSError, match="free some space"):
+        checkpoint.save(FullDisk(), tmp_path, 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-9"]
 
 
 def test_an_unfinished_checkpoint_does_not_count(tmp_path):

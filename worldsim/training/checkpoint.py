@@ -29,9 +29,13 @@ def save(accelerator: Accelerator, folder: Path, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary, final = folder / "checkpoint.tmp", folder / f"checkpoint-{step}"
     shutil.rmtree(temporary, ignore_errors=True)
-    with full_disk_is_an_os_error(temporary):
-        accelerator.save_state(str(temporary))
-    sync_folder(temporary)
+    try:
+        with full_disk_is_an_os_error(temporary):
+            accelerator.save_state(str(temporary))
+        sync_folder(temporary)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # what fills the disk should not stay
+        raise
     if final.exists():  # the same step saved twice: the same state
         shutil.rmtree(temporary)
         return
