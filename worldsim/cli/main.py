@@ -58,7 +58,7 @@ def overview() -> str:
 def _run(command: str, rest: list[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that game.id=my_module:MyGame-v0 finds the user's module, and shadows nothing
-    # Before torch loads: threads that wait by spinning make a step 5 to 8 times slower beside one other busy process.
+    # Before torch loads: beside one other busy process, threads that spin are 4 to 8 times slower than these.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return import_module("worldsim.cli.compose").run(command, rest) or 0

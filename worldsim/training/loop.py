@@ -124,7 +124,7 @@ def train(
 def precision(device: torch.device) -> str:
     """Returns Accelerate's name for the fastest safe precision: bf16 where the hardware multiplies it, else none.
 
-    A CPU without AVX-512 bf16 emulates it, 10 to 50 times slower than float32 (measured on AVX2).
+    A CPU without AVX-512 bf16 emulates it, 9 to 17 times slower than float32 (measured on AVX2).
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
