@@ -107,7 +107,7 @@ def test_imports_have_no_cycles():
     for path in LIBRARY:
         targets = (longest_module(name) for name in imports_of(path))
         graph[module_name(path)] = {target for target in targets if target and target != module_name(path)}
-    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
+    assert set(TopologicalSorter(graph).static_order()) >= set(graph)  # raises CycleError, which names the cycle
 
 
 MODULES = {module_name(path) for path in LIBRARY}

@@ -1,7 +1,7 @@
 """Noise with an address: Philox 4x32-10 as a function of (row seed, episode, step, draw).
 
 Here so that a row's randomness depends on nothing but its own address: not on the batch, the device or what ran before.
-Leaves out generators: there is no state to save but the address. Source: Salmon et al. 2011, section 3.3.
+Leaves out generators: there is no state to save but the address. Source: Salmon et al. 2011.
 
 An **address** is int64 `[b 3]`: row seed, episode, step. The counter's four words are (element / 4, step, episode,
 draw), the key's two words the row seed's low and high 32 bits.

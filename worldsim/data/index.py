@@ -7,7 +7,6 @@ Leaves out the arrays: those are `shards` and `episodes`.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +15,8 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.actions import space_from_json, space_to_json
-from worldsim.data.shards import LOCK, sync, sync_folder
+from worldsim.data.shards import LOCK, sync_folder
+from worldsim.files import write_json
 
 FORMAT_VERSION = 1
 FACTS, INDEX, SHARDS = "dataset.json", "episodes.jsonl", "shards"
@@ -87,11 +87,7 @@ class EpisodeRecord:
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
     """Writes the facts so that the file is there as a whole or not at all."""
-    temporary = folder / (FACTS + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(json.dumps({"format_version": FORMAT_VERSION, **info.to_json()}, indent=1).encode())
-        sync(file)
-    os.replace(temporary, folder / FACTS)
+    write_json(folder / FACTS, {"format_version": FORMAT_VERSION, **info.to_json()})
     sync_folder(folder)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Ramp:
-    """Weight rising linearly from `floor` at pure noise to 1 at clean (Hafner et al. 2025, eq. 8: 0.9 tau + 0.1)."""
+    """Weight rising linearly from `floor` at pure noise to 1 at clean (Hafner et al. 2025: 0.9 tau + 0.1)."""
 
     floor: float = 0.1
 

@@ -23,7 +23,7 @@ def symexp(x: Tensor) -> Tensor:
 def two_hot(values: Tensor, bins: Tensor) -> Tensor:
     """Spreads each value over its two neighbouring bins so that the mean is the value: `[...]` to `[... n]`.
 
-    Values beyond the outermost bins go to those (Hafner et al. 2023, eq. 11).
+    Values beyond the outermost bins go to those (Hafner et al. 2023).
     """
     values = values.clamp(bins[0], bins[-1])
     upper = torch.searchsorted(bins, values).clamp(1, len(bins) - 1)

@@ -53,7 +53,7 @@ def denoising_loss(
     """
     n = config.num_targets
     draw = Draws(clip.latents, generator)
-    seen = resample_history(teacher, clip, config, draw) if resample else clip
+    seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
     history = noisy_history(denoiser.process, seen, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
@@ -93,7 +93,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
     """Replaces the newest history frames of some clips by what the teacher makes of them, one after the other.
 
     So the network learns to lead its own small errors back to the game, as in a dream there is nothing else to do it
-    (self-resampled history, Guo et al. 2025; here in single steps from pure noise).
+    (Resampling Forcing, arXiv 2512.15702; here in single steps from pure noise).
     """
     rows = math.ceil(len(clip.latents) * config.resampled_share)
     own, last = map_rows(lambda x: x[:rows], clip), clip.latents.shape[1] - 1

@@ -1,7 +1,7 @@
 """The moving average of weights that everything but the optimiser uses.
 
 Here as torch's own `AveragedModel` with a power-function profile, whose memory grows with the run.
-Leaves out reconstruction of other profiles after training (Karras et al. 2024, section 3.2).
+Leaves out reconstruction of other profiles after training (Karras et al. 2024).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-GAMMA = 6.94  # a relative width of 10 % of the run so far (Karras et al. 2024, eq. 123)
+GAMMA = 6.94  # a relative width of 10 % of the run so far (Karras et al. 2024)
 
 
 @torch.no_grad()
 def _power_average(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
-    """Averages in place with decay (1 - 1 / t)^(gamma + 1), t the number of updates (Karras et al. 2024, eq. 127)."""
+    """Averages in place with decay (1 - 1 / t)^(gamma + 1), t the number of updates (Karras et al. 2024)."""
     share = 1 - (1 - 1 / (count + 1)) ** (GAMMA + 1)
     for average, weight in zip(averages, weights, strict=True):
         average.lerp_(weight.to(average.dtype), share.to(average.device, average.dtype))
