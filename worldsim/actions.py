@@ -11,6 +11,7 @@ choices, 0/1 for buttons, [-1, 1] for bounded boxes, and one more channel that i
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -46,21 +47,22 @@ def pack(space: gym.Space, action: Any, rows: int | None = None) -> np.ndarray:
 
     Raises ValueError where the action is not in the space; the message says what was expected and found.
     """
-    packed = np.concatenate([_pack_leaf(leaf, value, rows) for leaf, value in _walk(space, action)], axis=1)
+    packed = np.concatenate([_pack_leaf(leaf, value, rows) for leaf, value in walk(space, action)], axis=1)
     return packed[0] if rows is None else packed
 
 
-def _walk(space: gym.Space, action: Any):
+def walk(space: gym.Space, action: Any) -> Iterator[tuple[gym.Space, Any]]:
+    """Yields each simple space of a space with its part of an action; ValueError where a Dict or Tuple does not fit."""
     if isinstance(space, spaces.Dict):
         if not hasattr(action, "keys") or set(action.keys()) != set(space.spaces):
             raise ValueError(f"expected an action with the keys {list(space.spaces)}, found {action!r:.80}")
         for key, part in space.spaces.items():
-            yield from _walk(part, action[key])
+            yield from walk(part, action[key])
     elif isinstance(space, spaces.Tuple):
         if not isinstance(action, (tuple, list)) or len(action) != len(space.spaces):
             raise ValueError(f"expected an action of {len(space.spaces)} parts, found {action!r:.80}")
         for part, value in zip(space.spaces, action, strict=True):
-            yield from _walk(part, value)
+            yield from walk(part, value)
     else:
         yield leaves(space)[0], action
 
@@ -74,7 +76,7 @@ def _pack_leaf(leaf: gym.Space, value: Any, rows: int | None) -> np.ndarray:
         raise ValueError(f"expected numbers for {leaf}, found {value!r:.80}") from error
     if array.shape != shape:
         raise ValueError(f"expected an action of shape {shape} for {leaf}, found shape {array.shape}")
-    flat = array.reshape(rows or 1, -1)
+    flat = array.reshape(1 if rows is None else rows, int(np.prod(leaf.shape)))
     low, high = _bounds(leaf)
     if not (np.isfinite(flat).all() and (flat >= low).all() and (flat <= high).all()):
         raise ValueError(f"expected an action in {leaf}, found {array.tolist()!r:.80}")
@@ -93,6 +95,12 @@ def _bounds(leaf: gym.Space) -> tuple[np.ndarray, np.ndarray]:
         size = int(np.prod(leaf.shape))
         return np.zeros(size), np.ones(size)
     return leaf.low.ravel().astype(float), leaf.high.ravel().astype(float)
+
+
+def bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and highest value of each number of a packed action, float64 `[k]` each."""
+    low, high = zip(*map(_bounds, leaves(space)), strict=True)
+    return np.concatenate(low), np.concatenate(high)
 
 
 def unpack(space: gym.Space, packed: np.ndarray) -> Any:
@@ -163,11 +171,13 @@ class ActionCodec:
     `space` None stands for recordings without actions: the vector is the null channel alone.
     """
 
-    def __init__(self, space: gym.Space | None, table: np.ndarray | None = None):
+    def __init__(self, space: gym.Space | None, table: np.ndarray | None = None, device: torch.device | str = "cpu"):
+        """`device` is where actions will come from, if they come as tensors: its constants wait there."""
         self.space = space
         self._leaves = leaves(space) if space is not None else []
-        self.width = sum(_encoded_width(leaf) for leaf in self._leaves) + 1
-        self.null = torch.zeros(self.width)
+        self._bounds = [[torch.from_numpy(side).to(device) for side in _bounds(leaf)] for leaf in self._leaves]
+        self.width = sum(sum(_sizes(leaf)) for leaf in self._leaves) + 1
+        self.null = torch.zeros(self.width, device=device)
         self.null[-1] = 1
         self.table = default_table(space) if table is None else np.asarray(table, dtype=np.float64)
 
@@ -175,29 +185,27 @@ class ActionCodec:
         """Encodes packed actions `[... k]` as float32 `[... a]`."""
         packed = torch.as_tensor(packed)
         parts, start = [], 0
-        for leaf in self._leaves:
+        for leaf, bound in zip(self._leaves, self._bounds, strict=True):
             size = int(np.prod(leaf.shape))
-            parts.append(_encode_leaf(leaf, packed[..., start : start + size]))
+            parts.append(_encode_leaf(leaf, packed[..., start : start + size], *(x.to(packed.device) for x in bound)))
             start += size
         parts.append(torch.zeros(*packed.shape[:-1], 1, device=packed.device))
         return torch.cat(parts, -1)
 
 
-def _encoded_width(leaf: gym.Space) -> int:
+def _sizes(leaf: gym.Space) -> list[int]:
+    """Returns how many channels each number of a simple space takes."""
     if isinstance(leaf, spaces.Discrete):
-        return int(leaf.n)
-    if isinstance(leaf, spaces.MultiDiscrete):
-        return int(leaf.nvec.sum())
-    return int(np.prod(leaf.shape))
+        return [int(leaf.n)]
+    return leaf.nvec.ravel().tolist() if isinstance(leaf, spaces.MultiDiscrete) else [1] * int(np.prod(leaf.shape))
 
 
-def _encode_leaf(leaf: gym.Space, values: Tensor) -> Tensor:
-    """Encodes one simple space's numbers `[... n]`."""
-    low, high = (torch.as_tensor(bound, device=values.device) for bound in _bounds(leaf))
+def _encode_leaf(leaf: gym.Space, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Encodes one simple space's numbers `[... n]`, whose bounds are `[n]` each."""
     if isinstance(leaf, (spaces.Discrete, spaces.MultiDiscrete)):
-        choices = (values - low).long().unbind(-1)
-        sizes = (high - low + 1).long().tolist()
-        hot = [torch.nn.functional.one_hot(c, n) for c, n in zip(choices, sizes, strict=True)]
+        choices = zip((values - low).unbind(-1), _sizes(leaf), strict=True)
+        # Compared, not scattered: on a GPU a value out of range is a row of zeros, and nothing waits for a check.
+        hot = [choice[..., None] == torch.arange(size, device=values.device) for choice, size in choices]
         return torch.cat(hot, -1).float()
     if isinstance(leaf, spaces.MultiBinary):
         return values.float()
@@ -233,8 +241,7 @@ def _choices(leaf: gym.Space) -> list[list[float]]:
 
 def rest_action(space: gym.Space) -> np.ndarray:
     """Returns the packed action `[k]` of doing nothing: each number as near to 0 as its space allows."""
-    bounds = [_bounds(leaf) for leaf in leaves(space)]
-    return np.concatenate([np.clip(0.0, low, high) for low, high in bounds])
+    return np.clip(0.0, *bounds(space))
 
 
 class Keymap:
@@ -246,8 +253,7 @@ class Keymap:
     """
 
     def __init__(self, space: gym.Space, plain: dict):
-        bounds = [_bounds(leaf) for leaf in leaves(space)]
-        self._low, self._high = (np.concatenate(side) for side in zip(*bounds, strict=True))
+        self._low, self._high = bounds(space)
         self._rest = np.asarray(plain.get("rest", rest_action(space)), dtype=np.float64)
         if len(self._rest) != packed_width(space):
             raise ValueError(f"expected a keymap with a rest of {packed_width(space)} numbers, found {len(self._rest)}")
@@ -275,7 +281,7 @@ class Keymap:
 def default_keymap(space: gym.Space) -> dict:
     """Returns a keymap for a game that brings none: digits for choices, arrows and W S A D for the first numbers."""
     rest, bindings = rest_action(space), []
-    low, high = (np.concatenate(side) for side in zip(*map(_bounds, leaves(space)), strict=True))
+    low, high = bounds(space)
     pairs = iter((("a", "d"), ("s", "w"), ("left", "right"), ("down", "up"), ("q", "e"), ("f", "g")))
     digits = iter("123456789")
     numbers = [leaf for leaf in leaves(space) for _ in range(int(np.prod(leaf.shape)))]

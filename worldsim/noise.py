@@ -39,7 +39,7 @@ def philox(counter: Tensor, key: Tensor) -> Tensor:
 def words(address: Tensor, count: int, draws: Sequence[int]) -> Tensor:
     """Returns `count` random 32-bit words for each row and draw, int64 `[b n count]`."""
     blocks = torch.arange((count + 3) // 4, device=address.device)
-    kinds = torch.tensor(draws, device=address.device)
+    kinds = torch.stack([blocks.new_full((), draw) for draw in draws])  # made on the device: a copy would wait for it
     shape = (len(address), len(draws), len(blocks))
     seed, episode, step = (part[:, None, None].expand(shape) for part in address.unbind(-1))
     counter = torch.stack((blocks.expand(shape), step & _MASK, episode & _MASK, kinds[:, None].expand(shape)), -1)

@@ -58,6 +58,10 @@ class Rows:
         """Returns this state with `rows` replaced by `other`, which has `len(rows)` rows; the rest is bit-identical."""
         return map_rows(lambda x, y: x.index_copy(0, rows, y), self, other)
 
+    def where(self, mask: Tensor, other: Self) -> Self:
+        """Returns this state with the rows of `mask` (bool `[b]`) as in `other`, of as many rows; waits for nothing."""
+        return map_rows(lambda x, y: torch.where(mask.view(-1, *[1] * (x.dim() - 1)), y, x), self, other)
+
 
 @dataclass(frozen=True)
 class Stream(Rows):
@@ -128,6 +132,8 @@ class NoiseProcess(Protocol):
 
     def alpha(self, level: Tensor) -> Tensor: ...
     def sigma(self, level: Tensor) -> Tensor: ...
+    def log_snr(self, level: Tensor) -> Tensor: ...  # 2 log(alpha / sigma); infinite where one of them is 0
+    def level_at(self, log_snr: Tensor) -> Tensor: ...  # its inverse, clamped to [0, 1]
 
 
 class Backbone(Protocol):

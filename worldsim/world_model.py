@@ -6,7 +6,9 @@ Leaves out episodes, seeds and time limits, which are the environments' business
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,6 +68,21 @@ class WorldModel:
         """Network evaluations for one frame (K)."""
         return self.sampler.steps
 
+    @property
+    def latent_bound(self) -> Tensor:
+        """The lowest and highest latent that a state can hold, `[2 c h w]`."""
+        return self.denoiser.bound.expand(2, *self.prompts.latents.shape[2:])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which world this is: the sha256 of its weights, the same for every copy of a bundle."""
+        digest = hashlib.sha256()
+        for part in (self.autoencoder, self.denoiser, self.outcome):
+            for name, value in part.state_dict().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     @torch.no_grad()
     def initial(self, prompt: Tensor | Clip, address: Tensor) -> WorldState:
         """Returns the state after a prompt: indices `[b]` of the world's own, or a clip `[b t …]` of valid frames.
@@ -78,7 +95,7 @@ class WorldModel:
             raise ValueError("expected a prompt whose frames are all valid, found missing frames; start it later")
         context = self.denoiser.backbone.start(len(prompt.latents))
         for index in range(prompt.latents.shape[1]):
-            latent, action = prompt.latents[:, index], prompt.action[:, index]
+            latent, action = self.denoiser.clamp(prompt.latents[:, index]), prompt.action[:, index]
             draw = noise.normal(address, tuple(latent.shape[1:]), noise.COMMIT + ((index + 1) << noise.INDEX))
             context = self._commit(latent, action, context, draw)
         return WorldState(context, latent, torch.zeros_like(address[:, 0]), address)
@@ -86,7 +103,7 @@ class WorldModel:
     @torch.no_grad()
     def step(self, state: WorldState, action: Tensor) -> tuple[WorldState, Outcome]:
         """Dreams the next frame for encoded actions `[b a]`; draws its reward and its end."""
-        address = state.address + torch.tensor([0, 0, 1], device=self.device)
+        address = state.address + torch.arange(3, device=self.device) // 2  # [0, 0, 1], made on the device
         shape = tuple(state.latent.shape[1:])
         start, commit = noise.normals(address, shape, (noise.START, noise.COMMIT)).unbind(1)
 
