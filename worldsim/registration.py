@@ -9,7 +9,11 @@ from pathlib import Path
 import gymnasium as gym
 
 WORLDS = Path(__file__).parent / "worlds"
-REAL_GAMES = {"worldsim-real/Arena-v0": "worldsim.envs.arena:Arena"}
+REAL_GAMES = {
+    "worldsim-real/Arena-v0": "worldsim.envs.arena:Arena",
+    "worldsim-real/DoomTakeCover-v0": "worldsim.envs.doom:DoomTakeCover",
+    "worldsim-real/DoomMaze-v0": "worldsim.envs.doom:DoomMaze",
+}
 
 _DREAM = {"entry_point": "worldsim.env:WorldModelEnv", "vector_entry_point": "worldsim.vector_env:WorldModelVectorEnv"}
 
