@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ class Budget:
 class Stage:
     """What a training stage consists of.
 
-    `batch(step)` returns the step's data; `objective(model, average, batch, progress, generator)` its loss, where
-    `average` is the model with averaged weights; `preview(average)` writes a picture of what it can do.
+    `batch(step)` returns the step's data, in a thread beside the step before; `objective(model, average, batch,
+    progress, generator)` its loss, where `average` is the model with averaged weights; `preview(average, step)` writes
+    a picture of what it can do.
     """
 
     name: str
@@ -150,10 +152,13 @@ class _Run:
     def loop(self) -> None:
         before, start = self.progress.elapsed, time.monotonic()
         saved = shown = start
+        ahead = ThreadPoolExecutor(1)
+        coming = ahead.submit(self.stage.batch, self.progress.step)
         bar = tqdm(total=100, desc=self.stage.name, unit="%", bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
         try:
             while (share := self.budget.progress(self.progress.step, self.progress.elapsed)) < 1:
-                loss = self.update(share)
+                batch, coming = coming.result(), ahead.submit(self.stage.batch, self.progress.step + 1)
+                loss = self.update(batch, share)
                 self.progress.step += 1
                 now = time.monotonic()
                 self.progress.elapsed = before + now - start
@@ -169,6 +174,7 @@ class _Run:
                     self.stage.preview(self.average.module, self.progress.step)
                     shown = time.monotonic()
         finally:
+            ahead.shutdown(cancel_futures=True)
             bar.close()
             self.log.flush()
         self.save()
@@ -176,13 +182,12 @@ class _Run:
         if self.stage.preview:
             self.stage.preview(self.average.module, self.progress.step)
 
-    def update(self, share: float) -> Loss:
+    def update(self, batch: Any, share: float) -> Loss:
         """Takes one step of the optimiser."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * schedule(share)
         device = self.accelerator.device
         generator = torch.Generator(device).manual_seed((self.seed << 32) + self.progress.step)
-        batch = self.stage.batch(self.progress.step)
         with self.accelerator.autocast():
             loss = self.stage.objective(self.model, self.average.module, batch, share, generator)
         self.accelerator.backward(loss.total)
