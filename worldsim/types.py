@@ -136,6 +136,12 @@ class NoiseProcess(Protocol):
     def level_at(self, log_snr: Tensor) -> Tensor: ...  # its inverse, clamped to [0, 1]
 
 
+class Grid(Protocol):
+    """The levels a sampler stops at: a frozen value."""
+
+    def levels(self, steps: int, process: NoiseProcess) -> list[float]: ...  # steps + 1 falling ones, 1 first, 0 last
+
+
 class Backbone(Protocol):
     """A network over a history of frames, in two forms that compute the same: whole clips and one frame at a time.
 
