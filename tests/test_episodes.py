@@ -179,11 +179,14 @@ def test_a_header_that_counts_more_than_the_index_is_harmless(tmp_path):
     assert len(array) == 21 + 21 + 4 and (array[42:] == episode(9, 3).observations).all()
 
 
-def test_a_process_killed_before_its_first_episode_leaves_a_folder_to_continue(tmp_path):
+def test_a_process_killed_before_its_first_episode_leaves_a_folder_to_continue(tmp_path, monkeypatch):
     folder = tmp_path / "data"
     (folder / "shards/000000").mkdir(parents=True)
-    (folder / "dataset.json.tmp").write_bytes(b"{")
     (folder / "shards/000000/observations.npy").write_bytes(b"\x93NUM")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", lambda *paths: signal.raise_signal(signal.SIGINT))
+        write(folder, [0])
+    assert not (folder / "dataset.json").exists() and len([*folder.iterdir()]) == 3  # shards, the lock, half the facts
     write(folder, [0])
     assert_holds(folder, [0])
 
