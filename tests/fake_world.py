@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from worldsim.actions import ActionCodec
-from worldsim.types import Outcome, Rows, WorldInfo
+from worldsim.types import Clip, Outcome, Rows, WorldInfo
 
 ARROWS = {"rest": [0], "bindings": [{"keys": [key], "set": {"0": i + 1}} for i, key in enumerate(("a", "d", "left"))]}
 PROMPT, EPISODE, AGE, ACTION, PAST = range(5)  # bands of eight lines, top to bottom, each a grey of its number
@@ -26,6 +26,8 @@ class FakeState(Rows):
 
 class FakeWorld:
     num_prompts, steps, device = 5, 1, torch.device("cpu")
+    fingerprint = "fa" * 32
+    latent_bound = torch.tensor([-1e4, 1e4])[:, None, None, None].expand(2, 3, 1, 1)
 
     def __init__(self, action_space=None, keymap=ARROWS, fps=1000.0, end=0.1, **facts):
         space = spaces.Discrete(4) if action_space is None else action_space
@@ -35,15 +37,23 @@ class FakeWorld:
         self.end = end  # the chance that a step ends the episode
         self._buffer = torch.zeros(0)
 
+    def encode(self, frames):
+        """A frame's latent is the grey of its top left pixel, as its prompt."""
+        grey = frames[..., 0, 0, 0].float()
+        return torch.stack((grey, *torch.zeros(2, *grey.shape)), -1)[..., None, None]
+
     def initial(self, prompt, address):
+        if isinstance(prompt, Clip):
+            told = (prompt.latents[:, :, 0, 0, 0] + 7 * prompt.action @ _count(prompt.action)).long()
+            last = told @ _count(told) % 251
+            return FakeState(last, prompt.latents[:, -1].clone(), torch.zeros_like(address[:, 0]), address)
         latent = torch.stack((prompt.float(), *torch.zeros(2, len(prompt))), -1)[..., None, None]
         return FakeState(prompt.clone(), latent, torch.zeros_like(prompt), address)
 
     def step(self, state, action):
         address = state.address + torch.tensor([0, 0, 1])
         luck, end = _draw(address)
-        weights = torch.arange(action.shape[1], dtype=torch.float32)
-        number = (action * weights).sum(-1)
+        number = (action * _count(action)).sum(-1)
         context = (state.context * 31 + (number * 8 + luck * 100).long() + 1) % 251
         latent = torch.stack((state.latent[:, 0, 0, 0], number, luck), -1)[..., None, None]
         return FakeState(context, latent, state.age + 1, address), Outcome(luck + number, end < self.end)
@@ -55,6 +65,10 @@ class FakeWorld:
             self._buffer = torch.zeros(len(bands), *self.info.frame_shape, dtype=torch.uint8)
         self._buffer[:] = bands.repeat_interleave(8, 1)[:, :, None, None]
         return self._buffer  # used again and again: whoever hands it out must copy
+
+
+def _count(x):
+    return torch.arange(x.shape[-1], dtype=x.dtype)
 
 
 def _draw(address):

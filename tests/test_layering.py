@@ -23,7 +23,7 @@ LAYERS = (
     ("diffusion", "actions"),
     ("models", "data", "training"),
     ("objectives", "distill", "world_model", "bundle"),
-    ("env", "vector_env", "evaluation", "play"),
+    ("action_reader", "state_file", "options", "dream", "env", "vector_env", "evaluation", "play"),
     ("pipeline",),
     ("cli", "__main__"),
 )
@@ -34,7 +34,7 @@ OUTSIDE = ("agents", "envs", "configs")
 PUBLIC = {*worldsim.__all__, "pixels"}  # a game resizes its frames as the library does
 
 # Optional extras, the only imports that may stand inside a function; pygame is no extra, but needs an intact install.
-LATE = ("matplotlib", "torch.utils.tensorboard", "tensorboard", "torchmetrics", "pygame", "vizdoom", "ale_py")
+LATE = ("matplotlib", "torch.utils.tensorboard", "tensorboard", "torchmetrics", "pygame", "vizdoom", "ale_py", "minari")
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
 
 

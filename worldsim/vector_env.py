@@ -1,35 +1,43 @@
 """The dream as a `gymnasium.vector.VectorEnv`: many rows of one world, stepped as one batch.
 
 Here because batching on one device is what a learned game is good at; row i seeded s is the single env seeded s + i.
-Leaves out same-step and disabled autoreset: a row that ended starts its next episode in the next step.
+Leaves out what both envs share (`dream.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from worldsim.env import RENDER_MODES, Dream, check_render_mode, open_world, read_prompt, read_seed
+from worldsim.action_reader import are_tensors
+from worldsim.dream import RENDER_MODES, Dream, check_render_mode, open_world
+from worldsim.options import read_seeds
+from worldsim.state_file import EnvState
 from worldsim.world_model import WorldModel
 
 OUTPUTS = ("numpy", "torch")
-AUTORESET_MODES = (AutoresetMode.NEXT_STEP,)
 
 
-class WorldModelVectorEnv(gym.vector.VectorEnv):
+class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
     """`num_envs` rows of a learned world; no row depends on another, and each draws its own noise.
 
-    With `output="torch"` observations, rewards, ends and infos are tensors on the world's device. Frames equal a single
-    env's to numerical precision, and bit for bit among runs of the same device, dtype and `num_envs`.
+    Frames equal a single env's to numerical precision, and bit for bit among runs of the same device, dtype and
+    `num_envs`. `autoreset_mode` is one of Gymnasium's three, by name or as the enum (a spec with the enum is not JSON).
+
+    With `output="torch"` observations, rewards, ends and infos are tensors on the world's device, and a step that is
+    given tensors waits for nothing on the host. Hence three differences: an action's values are not looked at, so a row
+    whose action is not in the space takes the null action, and `infos["bad_action"]` says so; `final_obs` and
+    `final_info` are there after every same-step step, for all rows, and their masks say where they count; and a row
+    that ended with autoreset disabled dreams on if it is not reset, where the NumPy env raises ResetNeeded.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's own declaration)
@@ -46,93 +54,149 @@ class WorldModelVectorEnv(gym.vector.VectorEnv):
         device: str | torch.device = "cpu",
         steps: int | None = None,
         compile: bool = False,
+        obs: str = "rgb",
         actions: str = "native",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         output: str = "numpy",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
     ):
-        if num_envs < 1:
-            raise ValueError(f"expected num_envs of at least 1, found {num_envs}")
+        if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
+            raise ValueError(f"expected num_envs of at least 1, found {num_envs!r}")
         if output not in OUTPUTS:
             raise ValueError(f"expected output= one of {', '.join(OUTPUTS)}, found {output!r}")
-        self.autoreset_mode = _read_autoreset_mode(autoreset_mode)
-        self.render_mode = check_render_mode(render_mode)
+        self._arguments = {
+            "compile": compile, "obs": obs, "actions": actions, "max_episode_steps": max_episode_steps,
+            "render_mode": check_render_mode(render_mode), "output": output,
+            "autoreset_mode": _read_autoreset_mode(autoreset_mode),
+        }  # fmt: skip
+        gym.utils.EzPickle.__init__(self, world, num_envs, device=device, steps=steps, **self._arguments)
+        self.num_envs, self.render_mode = int(num_envs), render_mode
+        self.autoreset_mode, self._is_torch = self._arguments["autoreset_mode"], output == "torch"
         self.world = open_world(world, device, steps)
-        self.num_envs, self.output = num_envs, output
         fps = self.world.info.fps
         self.metadata = {**type(self).metadata, "render_fps": fps, "autoreset_mode": self.autoreset_mode}
-        self._dream = Dream(self.world, num_envs, actions, max_episode_steps, compile)
-        self._frames: Tensor | None = None
-        self._terminated = torch.zeros(num_envs, dtype=torch.bool)
-        self.single_observation_space = spaces.Box(0, 255, self.world.info.frame_shape, np.uint8)
+        self._dream = Dream(self.world, self.num_envs, obs, actions, max_episode_steps, compile)
+        self._every_row = torch.ones(self.num_envs, dtype=torch.bool, device=self.world.device)
+        self.single_observation_space = self._dream.observation_space
         self.single_action_space = self._dream.reader.space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
 
     def reset(self, *, seed: int | Sequence[int | None] | None = None, options: dict | None = None):
         """Starts every row; returns observations and infos. Seed s makes row i the single env seeded s + i.
 
-        A row without a seed starts its next episode. `options={"prompt": ...}` takes an index, or one for each row.
+        A row without a seed starts its next episode. `options["reset_mask"]`, booleans `[b]`, starts only those rows.
+        `prompt` and `state` are as for `WorldModelEnv.reset`, for all rows or with one for each: indices `[b]`, images
+        `[b H W 3]`, clips `[b t H W 3]` with actions `[b t-1 …]`, a state of b rows.
         """
-        prompt = read_prompt(options, self.world.num_prompts, self.num_envs)
-        seeds = self._spread(seed)
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        self._dream.seed(seeds, self.np_random)
-        self._dream.begin(np.arange(self.num_envs), prompt)
-        self._terminated = torch.zeros(self.num_envs, dtype=torch.bool)
-        return self._observe()
+        seeds = read_seeds(seed, self.num_envs)
+        mask, start = self._dream.read_options(options, ("prompt", "state", "reset_mask"))
+        super().reset(seed=seeds[0] if isinstance(seed, (int, np.integer)) else None)
+        self._dream.reset(seeds, self.np_random, mask, start)
+        return self._observe(self._every_row if mask is None else mask)
 
     def step(self, actions: Any):
-        """Dreams one frame of every row. A row that ended in the last step ignores its action and starts anew.
+        """Dreams one frame of every row; returns observations, rewards, terminations, truncations and infos.
 
-        A bad action in any row raises ValueError and leaves every row as it was.
+        A bad action in any row raises ValueError and leaves every row as it was. A row that ended in the last step
+        ignores its action and starts anew (NEXT_STEP), or has started anew already (SAME_STEP).
         """
-        vectors = self._dream.reader.read(actions, self.num_envs)
-        ended = self._terminated.cpu().numpy() | self._dream.truncated
-        outcome = self._dream.step(vectors)
-        reward, self._terminated = outcome.reward, outcome.terminated
-        if ended.any():
-            self._dream.begin(np.flatnonzero(ended))
-            is_new = torch.from_numpy(ended).to(reward.device)
-            reward, self._terminated = reward.masked_fill(is_new, 0), self._terminated & ~is_new
-        observations, infos = self._observe()
-        truncated = torch.from_numpy(self._dream.truncated)
-        return (observations, *map(self._hand_out, (reward, self._terminated, truncated)), infos)
+        vectors, infos = self._read(actions)
+        ended = self._dream.terminated | self._dream.truncated
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            self._check_running(ended)
+        reward = self._dream.step(vectors).reward
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._may_hold(ended):
+            self._dream.begin_next(ended)
+            reward = reward.masked_fill(ended, 0)
+        terminated, truncated = self._dream.terminated, self._dream.truncated
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._may_hold(terminated | truncated):
+            infos |= self._finish(terminated | truncated)
+        observations, ages = self._observe(self._every_row)
+        reward = reward if self._is_torch else reward.double()  # Gymnasium's own are float64
+        return (observations, *map(self._hand_out, (reward, terminated, truncated)), infos | ages)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Returns each row's current frame, uint8 `[H W 3]`, with `render_mode="rgb_array"`."""
-        if self.render_mode is None:
-            return None
-        if self._frames is None:
-            raise gym.error.ResetNeeded("cannot render before the first reset(); call reset() once")
-        return tuple(self._frames.cpu().numpy().copy())
+        return None if self.render_mode is None else tuple(self._dream.frames().cpu().numpy().copy())
 
-    def _spread(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None or isinstance(seed, (int, np.integer)):
-            seeds = [None if seed is None else int(seed) + row for row in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"expected an integer or {self.num_envs} seeds, one for each row, found {len(seeds)}")
-        return [read_seed(row) for row in seeds]
+    def get_state(self) -> EnvState:
+        """Returns everything that the rows stand at, as a value; `.select(rows)` takes some, `.to_bytes()` saves it."""
+        return self._dream.get_state()
 
-    def _observe(self) -> tuple[Any, dict[str, Any]]:
-        self._frames = self._dream.frames()
-        is_known = torch.ones(self.num_envs, dtype=torch.bool)
-        infos = {"age": self._hand_out(self._dream.state.age), "_age": self._hand_out(is_known)}
-        return self._hand_out(self._frames), infos
+    def set_state(self, state: EnvState | bytes):
+        """Goes back, or on, to a state of this world and as many rows; returns its observations and infos.
+
+        What follows is what followed it, bit for bit on the same device. Raises ValueError for a foreign state.
+        """
+        self._dream.set_state(state)
+        return self._observe(self._every_row)
+
+    def fork(self, n: int, *, seed: int | None = None, **arguments: Any) -> WorldModelVectorEnv:
+        """Returns an env of `n` rows for each row, beside one another, that stand where it stands; weights are shared.
+
+        The same actions lead them the same way, luck included; with a `seed` row i draws the luck of seed + i from here
+        on. `arguments` replace this env's, such as `output="torch"`.
+        """
+        return fork(self._dream, n, seed, self._arguments | arguments)
+
+    def _read(self, actions: Any) -> tuple[Tensor, dict[str, Any]]:
+        if not (self._is_torch and are_tensors(actions)):
+            return self._dream.reader.read(actions, self.num_envs), {}
+        vectors, is_good = self._dream.reader.read_tensors(actions, self.num_envs)
+        return vectors, {"bad_action": ~is_good, "_bad_action": self._every_row.clone()}
+
+    def _may_hold(self, mask: Tensor) -> bool:
+        """Returns whether a mask may hold for any row; with tensors out the answer would be waited for, so it may."""
+        return self._is_torch or bool(mask.any())
+
+    def _check_running(self, ended: Tensor) -> None:
+        if not self._is_torch and ended.any():
+            rows = ", ".join(map(str, ended.nonzero()[:, 0].tolist()))
+            raise gym.error.ResetNeeded(f"cannot step rows that ended ({rows}); reset them by options['reset_mask']")
+
+    def _finish(self, ended: Tensor) -> dict[str, Any]:
+        """Starts the next episode of rows that ended; returns what they showed last, as Gymnasium 1.4 hands it out."""
+        final, age = self._hand_out(self._dream.observe()), self._ages(ended)
+        if not self._is_torch:
+            rows, shown = ended.cpu().numpy(), final
+            final = np.full(self.num_envs, None, object)
+            for row in np.flatnonzero(rows):
+                final[row] = shown[row].copy()
+        self._dream.begin_next(ended)
+        masks = {name: self._hand_out(ended) for name in ("_final_obs", "_final_info")}
+        return {"final_obs": final, "final_info": age, **masks}
+
+    def _observe(self, rows: Tensor) -> tuple[Any, dict[str, Any]]:
+        return self._hand_out(self._dream.observe()), self._ages(rows)
+
+    def _ages(self, rows: Tensor) -> dict[str, Any]:
+        return {"age": self._hand_out(self._dream.state.age * rows), "_age": self._hand_out(rows)}
 
     def _hand_out(self, value: Tensor) -> Any:
         """Returns a value as the agent wants it, in storage of its own."""
-        if self.output == "torch":
-            return value.to(self.world.device, copy=True)
-        value = value.double() if value.is_floating_point() else value  # Gymnasium's rewards are float64
-        return value.cpu().numpy().copy()
+        return value.clone() if self._is_torch else value.cpu().numpy().copy()
+
+
+def fork(dream: Dream, n: int, seed: int | None, arguments: dict[str, Any]) -> WorldModelVectorEnv:
+    """Returns an env of `n` rows for each of a dream's, which go on from its state with their own luck if seeded."""
+    if not isinstance(n, (int, np.integer)) or n < 1:
+        raise ValueError(f"expected a fork into at least 1, found {n!r}")
+    rows = torch.arange(dream.rows, device=dream.world.device).repeat_interleave(int(n))
+    state = dream.get_state().select(rows)
+    if seed is not None:
+        seeds = torch.tensor(read_seeds(seed, len(rows)), device=rows.device)
+        address = torch.cat((seeds[:, None], state.world.address[:, 1:]), 1)
+        state = replace(state, world=replace(state.world, address=address))
+    envs = WorldModelVectorEnv(dream.world, len(rows), **arguments)
+    envs.set_state(state)
+    return envs
 
 
 def _read_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    if mode not in (*AUTORESET_MODES, *(known.value for known in AUTORESET_MODES)):
-        known = ", ".join(repr(known.value) for known in AUTORESET_MODES)
-        raise ValueError(f"expected autoreset_mode {known}, found {mode!r}; the other modes come with a later version")
-    return AutoresetMode(mode)
+    for member in AutoresetMode:
+        if mode in (member, member.value):
+            return member
+    names = ", ".join(repr(member.value) for member in AutoresetMode)
+    raise ValueError(f"expected autoreset_mode one of {names}, found {mode!r}")

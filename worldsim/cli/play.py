@@ -9,7 +9,8 @@ import numpy as np
 from omegaconf import DictConfig
 
 from worldsim.data.policies import POLICIES, Policy, find_policy
-from worldsim.env import WorldModelEnv, read_seed
+from worldsim.env import WorldModelEnv
+from worldsim.options import read_seed
 from worldsim.play.headless import play_headless
 from worldsim.play.script import ScriptPolicy, read_script
 from worldsim.play.video import VideoWriter
