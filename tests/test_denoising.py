@@ -36,7 +36,7 @@ def loss(model, clip, config=None, shortcuts=True, resample=True, seed=0):
 def test_the_noise_on_the_history_is_what_its_level_says():
     clip = random_clip(400, 4, (4, 4, 4), CODEC)
     model = denoiser()
-    history = noisy_history(model.process, clip, DenoisingConfig(), Draws(clip.latents, generator()))
+    history = noisy_history(clip, DenoisingConfig(), Draws(clip.latents, generator()))
     level = history.level[..., None, None, None]
     noise = (history.latents - (1 - level) * clip.latents[:, :-1]) / level.clamp_min(1e-9)
     noisy = history.level > 0.02
@@ -48,7 +48,7 @@ def test_the_noise_on_the_history_is_what_its_level_says():
 
 def test_dropped_history_is_always_the_oldest():
     clip = random_clip(500, 6, LATENT, CODEC)
-    history = noisy_history(denoiser().process, clip, DenoisingConfig(drop_share=0.5), Draws(clip.latents, generator()))
+    history = noisy_history(clip, DenoisingConfig(drop_share=0.5), Draws(clip.latents, generator()))
     oldest_first = history.valid.int()
     assert (oldest_first.diff(dim=1) >= 0).all()
     assert 0.4 < (~history.valid.all(1)).float().mean() < 0.6
@@ -84,7 +84,7 @@ def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_before_it():
     own = resample_history(model, clip, config, Draws(clip.latents, generator(3)))
     draw = Draws(clip.latents, generator(3))
     short = map_rows(lambda x: x[:, :4], clip)
-    history = noisy_history(model.process, short, config, draw)
+    history = noisy_history(short, config, draw)
     start, level = draw.normal((2, 1, *LATENT)), torch.ones(2, 1)
     target = Stream(start, level, clip.action[:, 3:4], clip.valid[:, 3:4], torch.zeros(2, 1))
     assert torch.equal(own.latents[:, 3:4], model.clamp(model(history, target)[0]))

@@ -118,4 +118,4 @@ def test_the_smallest_step_is_made_of_infinitesimal_ones():
 
 
 def test_the_ramp_rises_from_its_floor_to_one():
-    assert Ramp(0.1)(torch.tensor([1.0, 0.5, 0.0])).tolist() == pytest.approx([0.1, 0.55, 1.0])
+    assert Ramp(0.1)(torch.tensor([1.0, 0.5, 0.0]), RectifiedFlow()).tolist() == pytest.approx([0.1, 0.55, 1.0])

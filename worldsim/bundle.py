@@ -21,8 +21,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worldsim.actions import ActionCodec, space_from_json, space_to_json
-from worldsim.diffusion.prediction import CleanPrediction
-from worldsim.diffusion.process import RectifiedFlow
+from worldsim.diffusion.discrete import DiscreteVP
+from worldsim.diffusion.prediction import (
+    CleanPrediction,
+    NoisePrediction,
+    PreconditionedPrediction,
+    ScorePrediction,
+    VelocityPrediction,
+    VPrediction,
+)
+from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.files import save_tensors, sync_folder, write_json
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
@@ -41,7 +49,11 @@ MODULES = {
     "Transformer": (Transformer, TransformerConfig),
     "OutcomeModel": (OutcomeModel, OutcomeConfig),
 }
-VALUES = {cls.__name__: cls for cls in (RectifiedFlow, CleanPrediction, EulerSampler)}
+PROCESSES = (RectifiedFlow, VPLinear, VPCosine, VarianceExploding, DiscreteVP)
+PREDICTIONS = (
+    CleanPrediction, NoisePrediction, VPrediction, VelocityPrediction, ScorePrediction, PreconditionedPrediction,
+)  # fmt: skip
+VALUES = {cls.__name__: cls for cls in (*PROCESSES, *PREDICTIONS, EulerSampler)}
 WEIGHTS = ("autoencoder", "denoiser", "outcome", "prompts")
 
 

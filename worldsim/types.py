@@ -168,6 +168,8 @@ class Backbone(Protocol):
 
     # one frame enters the history, at the level it really has; returns the new context, leaves the old one intact
 
+    def newest(self, context: Any) -> Tensor: ...  # -> the newest past latent [b c h w], zeros where there is none
+
 
 class Sampler(Protocol):
     """Turns noise into a clean sample by calling `denoise`; remembers nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def main(config: DictConfig) -> int:
 
 
 def build_preset(preset: dict[str, Any], backbone: str, config: DictConfig) -> Preset:
-    """Returns the preset with the chosen backbone, process and prediction."""
+    """Returns the preset with the chosen backbone, and the diffusion that the other groups say."""
     chosen = preset["backbones"][backbone]
     shared = {key: preset[key] for key in ("name", "autoencoder", "codec", "outcome", "steps", "context_level")}
     return Preset(
@@ -49,7 +50,7 @@ def build_preset(preset: dict[str, Any], backbone: str, config: DictConfig) -> P
         backbone=chosen["config"],
         dynamics=chosen["dynamics"],
         clip_length=chosen["clip_length"],
-        denoising=chosen["denoising"],
+        denoising=replace(chosen["denoising"], levels=instantiate(config.levels), weight=instantiate(config.weighting)),
         process=instantiate(config.process),
         prediction=instantiate(config.prediction),
     )

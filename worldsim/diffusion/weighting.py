@@ -1,14 +1,31 @@
 """How much the squared error of the clean latent counts at each noise level.
 
-Here so that every loss is written in clean-latent space, whatever is predicted.
-Leaves out SNR weightings, which come with the diffusion core.
+Here so that every loss is written in clean-latent space, whatever is predicted: an error in the output's own units is
+one of the clean latent divided by the square of the decoding's scale. With SNR = (alpha / sigma)^2, the squared error
+of the noise is SNR that of the clean latent, that of v (1 + SNR), that of the velocity (1 + sqrt(SNR))^2.
+Leaves out which levels are drawn (`levels`), which weighs as well.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from worldsim.types import NoiseProcess
+
+MAX_SNR = 1e4  # every weighting counts a cleaner level like this one (sigma / alpha = 0.01), and so stays finite
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """The squared error of the clean latent itself."""
+
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
+        """Returns the weight at `level [...]`; so do the others."""
+        return torch.ones_like(level)
 
 
 @dataclass(frozen=True)
@@ -17,6 +34,76 @@ class Ramp:
 
     floor: float = 0.1
 
-    def __call__(self, level: Tensor) -> Tensor:
-        """Returns the weight at `level [...]`."""
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
         return 1 - (1 - self.floor) * level
+
+
+@dataclass(frozen=True)
+class Simple:
+    """The squared error of the noise: L_simple (Ho et al. 2020), denoising score matching with their sigma^2."""
+
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
+        return snr(level, process)
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """The evidence lower bound, half the fall of the SNR with the level (Kingma et al. 2021), for uniform levels."""
+
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
+        with torch.enable_grad():
+            level = not_too_clean(level, process).detach().requires_grad_()
+            (slope,) = torch.autograd.grad(snr(level, process).sum(), level)
+        return -slope / 2
+
+
+@dataclass(frozen=True)
+class EDMWeight:
+    """The squared error of F (Karras et al. 2022), for `sigma_data` 1 also that of v (Salimans & Ho 2022)."""
+
+    sigma_data: float = 1.0
+
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
+        return snr(level, process) + 1 / self.sigma_data**2
+
+
+@dataclass(frozen=True)
+class MinSNR:
+    """L_simple that stops rising at `gamma` (Hang et al. 2023)."""
+
+    gamma: float = 5.0
+
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
+        return snr(level, process).clamp_max(self.gamma)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """L_simple times sigmoid(bias - log SNR) (Kingma & Gao 2023; Hoogeboom et al. 2024)."""
+
+    bias: float = 0.0
+
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
+        ratio = snr(level, process)
+        return ratio / (1 + ratio * math.exp(-self.bias))
+
+
+@dataclass(frozen=True)
+class FlowWeight:
+    """The squared error of the velocity of rectified flow, its level kept above `smallest` (Li & He 2025: 0.05)."""
+
+    smallest: float = 0.05
+
+    def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
+        return (1 + snr(level, process).sqrt()).clamp_max(1 / self.smallest) ** 2
+
+
+def snr(level: Tensor, process: NoiseProcess) -> Tensor:
+    """Returns the signal-to-noise ratio (alpha / sigma)^2 at `level [...]`, at most MAX_SNR."""
+    level = not_too_clean(level, process)
+    return (process.alpha(level) / process.sigma(level)) ** 2
+
+
+def not_too_clean(level: Tensor, process: NoiseProcess) -> Tensor:
+    """Returns levels `[...]` none of which has a higher signal-to-noise ratio than MAX_SNR."""
+    return level.maximum(process.level_at(level.new_tensor(math.log(MAX_SNR))))

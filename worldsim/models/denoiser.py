@@ -1,32 +1,52 @@
 """The denoiser: a backbone with the noise process it was trained under and the meaning of its output.
 
-Here as the waist: what samplers and losses call, whatever network stands behind it.
+Here as the waist: what samplers and losses call, whatever network stands behind it. Everything about levels that a
+network does not know happens here: its input has unit variance, its output becomes a clean latent.
 Leaves out guidance, which wraps the callable, and the weights' average, which training keeps.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.diffusion.prediction import CleanPrediction
-from worldsim.diffusion.process import RectifiedFlow, add_noise
-from worldsim.types import Backbone, Noise, Sampler, Stream
+from worldsim.diffusion.prediction import CleanPrediction, Prediction, check, to_clean
+from worldsim.diffusion.process import RectifiedFlow, add_noise, expand, unit_variance
+from worldsim.types import Backbone, Noise, NoiseProcess, Sampler, Stream
+
+HISTORY = RectifiedFlow()
+"""How context is noised, whatever the process: its level is the share of noise (conditioning augmentation)."""
 
 
 class Denoiser(nn.Module):
-    """Clean latents from noisy ones, given a history: whole clips by `forward`, one frame by `sample` and `commit`."""
+    """Clean latents from noisy ones, given a history: whole clips by `forward`, one frame by `sample` and `commit`.
 
-    def __init__(self, backbone: Backbone, bound: Tensor, process=None, prediction=None):
+    What is predicted, in the prediction's terms, is the difference to the newest past latent: a network that says
+    nothing repeats that, as far as x does not tell better.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bound: Tensor,
+        process: NoiseProcess | None = None,
+        prediction: Prediction | None = None,
+    ):
+        """Raises ValueError where the prediction cannot start from the process' pure noise."""
         super().__init__()
         self.backbone = backbone
         self.register_buffer("bound", bound.clone())  # [2 c 1 1]: lowest and highest value of each latent channel
         self.process = process or RectifiedFlow()
         self.prediction = prediction or CleanPrediction()
+        check(self.prediction, self.process)
 
     def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
         """Returns clean latents `[b n c h w]` (float32) and features `[b n d h w]` of the target frames."""
-        out, features = self.backbone(history, target)
-        return self.prediction.to_clean(out, target.latents, target.level, self.process), features
+        x, level = target.latents, target.level
+        output, features = self.backbone(history, replace(target, latents=self._scaled(x, level)))
+        return self._clean(output, x, level, _newest(history, x.shape[1])), features
 
     def clamp(self, clean: Tensor) -> Tensor:
         """Clamps clean latents `[... c h w]` to what the codec can produce, which keeps a closed loop bounded."""
@@ -34,16 +54,30 @@ class Denoiser(nn.Module):
 
     def sample(self, sampler: Sampler, action: Tensor, context, noise: Noise) -> tuple[Tensor, Tensor]:
         """Samples the next frame's latent `[b c h w]`; also returns the features of the last network evaluation."""
-        features = None
+        features, newest = None, self.backbone.newest(context)
 
         def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
             nonlocal features
-            out, features = self.backbone.read(x, level, target_level, action, context)
-            return self.clamp(self.prediction.to_clean(out, x, level, self.process))
+            output, features = self.backbone.read(self._scaled(x, level), level, target_level, action, context)
+            return self.clamp(self._clean(output, x, level, newest))
 
         shape = (action.shape[0], *self.backbone.config.latent_shape)
         return sampler(denoise, self.process, shape, noise), features
 
     def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context):
         """Returns the context with one more frame, noised to `level [b]` and labelled so."""
-        return self.backbone.append(add_noise(self.process, latent, noise, level), level, action, context)
+        return self.backbone.append(add_noise(HISTORY, latent, noise, level), level, action, context)
+
+    def _scaled(self, x: Tensor, level: Tensor) -> Tensor:
+        """Returns the network's input: the only place where x is scaled, for every process and prediction."""
+        return expand(unit_variance(self.process, level), x) * x
+
+    def _clean(self, output: Tensor, x: Tensor, level: Tensor, newest: Tensor) -> Tensor:
+        change = x - expand(self.process.alpha(level), x) * newest  # the noisy form of clean - newest
+        return newest + to_clean(self.prediction, output, change, level, self.process)
+
+
+def _newest(history: Stream, n: int) -> Tensor:
+    """Returns the newest past latent `[b n c h w]` of each of n target frames, zeros where there is none."""
+    past = history.latents * expand(history.valid, history.latents)
+    return F.pad(past, (0, 0, 0, 0, 0, 0, 1, 0))[:, -n:]

@@ -137,7 +137,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The space-time transformer as a `Backbone` (types.py): at first its output is the last latent, unchanged."""
+    """The space-time transformer as a `Backbone` (types.py): at first its output is zero."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -194,6 +194,10 @@ class Transformer(nn.Module):
         out, features = self._decode(x, condition, frames.last)
         return out[:, 0], features[:, 0]
 
+    def newest(self, context: Context) -> Tensor:
+        """Returns the newest past latent [b c h w], zeros where there is none."""
+        return context.last
+
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: Context) -> Context:
         """Returns a new context in which the frame x, noised to `level`, is the last; the old one stays as it is."""
         frames = _one_frame(x, level, torch.zeros_like(level), action, context)
@@ -246,7 +250,7 @@ class Transformer(nn.Module):
         return x, kept
 
     def _decode(self, x: Tensor, condition: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Reads the spatial tokens. -> out [b t c h w], the last latent plus a change; features [b t d h w]"""
+        """Reads the spatial tokens. -> out [b t c h w], which may draw on the last latent; features [b t d h w]"""
         (height, width), patch = self.config.grid, self.config.patch
         x = x[:, :, : height * width]
         features = repeat(normalise(x), "b t (h w) d -> b t d (h p) (w q)", h=height, p=patch, q=patch)
@@ -254,7 +258,7 @@ class Transformer(nn.Module):
         shift, scale = self.head_modulation(condition).unsqueeze(2).chunk(2, dim=-1)
         change = self.head(_modulate(x, shift, scale))
         change = rearrange(change, "b t (h w) (c p q) -> b t c (h p) (w q)", h=height, p=patch, q=patch)
-        copied = 1 + self.copy_gate(condition).to(last.dtype)  # noise is not worth keeping
+        copied = self.copy_gate(condition).to(last.dtype)  # beyond what the denoiser keeps: noise is not worth it
         return change + copied[..., None, None] * last, features
 
 

@@ -48,8 +48,7 @@ class StackContext(Rows):
 class ConvBackbone(nn.Module):
     """`Backbone` over a stack of the last frames' latents, concatenated with the noisy target at the input.
 
-    Levels and actions of all frames enter by FiLM; the output is added to the newest past latent, so that a network
-    that has learned nothing repeats it. Missing history reads as zeros at level 1.
+    Levels and actions of all frames enter by FiLM. Missing history reads as zeros at level 1.
     """
 
     def __init__(self, config: ConvBackboneConfig):
@@ -114,7 +113,11 @@ class ConvBackbone(nn.Module):
         for block in self.blocks:
             h = block(h, condition)
         features = F.silu(self.norm(h))
-        return past[:, 0] + self.head(features), features
+        return self.head(features), features
+
+    def newest(self, context: StackContext) -> Tensor:
+        """Returns the newest past latent `[b c h w]`, zeros where there is none."""
+        return context.latents[:, 0] * context.valid[:, 0, None, None, None]
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: StackContext) -> StackContext:
         """Returns the history with one more frame and the oldest gone."""

@@ -1,4 +1,4 @@
-"""The dynamics' loss: rectified flow in clean-latent space on noise-augmented history, with shortcut rows in the batch.
+"""The dynamics' loss: the clean latent's weighted squared error on noise-augmented history, shortcut rows in the batch.
 
 Here as a function of the model and a clip; the graph it trains is the graph that `env.step` runs.
 Leaves out the history's own denoising loss.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from worldsim.diffusion.process import add_noise, expand
+from worldsim.diffusion.levels import PowerLevels
+from worldsim.diffusion.process import add_noise, expand, start
 from worldsim.diffusion.samplers import euler_step
-from worldsim.diffusion.weighting import Ramp
-from worldsim.types import Clip, Loss, Stream, map_rows
+from worldsim.diffusion.weighting import Uniform
+from worldsim.models.denoiser import HISTORY
+from worldsim.types import Clip, Loss, NoiseProcess, Stream, map_rows
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class DenoisingConfig:
     resampled_share: float = 0.375  # clips where they are
     shortcut_share: float = 0.125  # clips that learn large steps from two small ones
     shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
-    level_power: float = 2.0  # ordinary levels are 1 - u^power: games are nearly sure, so most is decided at pure noise
-    weight: Ramp = field(default_factory=lambda: Ramp(1.0))
+    levels: Any = field(default_factory=PowerLevels)  # of ordinary rows: `diffusion.levels`
+    weight: Any = field(default_factory=Uniform)  # of a level's squared error: `diffusion.weighting`
 
 
 def denoising_loss(
@@ -54,11 +57,11 @@ def denoising_loss(
     n = config.num_targets
     draw = Draws(clip.latents, generator)
     seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
-    history = noisy_history(denoiser.process, seen, config, draw)
+    history = noisy_history(seen, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
-    level, target_level = _levels(rows, len(clean), n, config, draw)
+    level, target_level = _levels(rows, len(clean), n, denoiser.process, config, draw)
     noise = draw.normal(clean.shape)
     target = Stream(add_noise(denoiser.process, clean, noise, level), level, action, valid, target_level)
     goal = clean
@@ -67,7 +70,7 @@ def denoising_loss(
         goal = torch.cat((shortcut_goal(teacher, history.select(first), target.select(first), config), clean[rows:]))
     output, _ = denoiser(history, target)
     error = (output - goal).square().mean((-3, -2, -1))
-    weighted = error * config.weight(level) * valid
+    weighted = error * config.weight(level, denoiser.process) * valid
     plain = (error[rows:].detach() * valid[rows:]).sum() / valid[rows:].sum().clamp_min(1)
     return Loss(
         weighted.sum() / valid.sum(),
@@ -75,7 +78,7 @@ def denoising_loss(
     )
 
 
-def noisy_history(process, clip: Clip, config: DenoisingConfig, draw) -> Stream:
+def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
     """Returns all frames but the last, noised clip by clip to a level that the stream states truly."""
     latents, valid = clip.latents[:, :-1], clip.valid[:, :-1]
     b, m = valid.shape
@@ -84,7 +87,7 @@ def noisy_history(process, clip: Clip, config: DenoisingConfig, draw) -> Stream:
     level = (base + jitter).clamp(0, 1) * (draw.uniform(b, 1) >= config.clean_share)
     kept = torch.where(draw.uniform(b, 1) < config.drop_share, (draw.uniform(b, 1) * m).floor(), m)
     recent = torch.arange(m, 0, -1, device=level.device) <= kept  # the newest frame has age 1
-    noisy = add_noise(process, latents, draw.normal(latents.shape), level)
+    noisy = add_noise(HISTORY, latents, draw.normal(latents.shape), level)
     return Stream(noisy, level, clip.action[:, :-1], valid & recent)
 
 
@@ -98,22 +101,22 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
     rows = math.ceil(len(clip.latents) * config.resampled_share)
     own, last = map_rows(lambda x: x[:rows], clip), clip.latents.shape[1] - 1
     for position in range(last - config.resampled_frames, last):
-        history = noisy_history(teacher.process, map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
+        history = noisy_history(map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         level = torch.ones_like(frame.reward)
-        start = draw.normal(frame.latents.shape)
-        sample, _ = teacher(history, Stream(start, level, frame.action, frame.valid, torch.zeros_like(level)))
+        noise = start(teacher.process, draw.normal(frame.latents.shape))
+        sample, _ = teacher(history, Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level)))
         made = torch.where(expand(frame.valid, sample), teacher.clamp(sample), frame.latents)
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))
     return replace(clip, latents=torch.cat((own.latents, clip.latents[rows:])))
 
 
-def _levels(rows: int, b: int, n: int, config: DenoisingConfig, draw) -> tuple[Tensor, Tensor]:
+def _levels(rows: int, b: int, n: int, process: NoiseProcess, config: DenoisingConfig, draw) -> tuple[Tensor, Tensor]:
     """Returns level and target level `[b n]`: the first `rows` on the grid of their step size, the rest continuous."""
     size = 0.5 ** (draw.uniform(rows, 1) * (config.shortcut_levels + 1)).floor()
     grid = ((draw.uniform(rows, n) / size).floor() + 1) * size
-    level = 1 - draw.uniform(b - rows, n) ** config.level_power
+    level = config.levels.draw(draw.uniform(b - rows, n), process)
     return torch.cat((grid, level)), torch.cat((grid - size, level))
 
 
@@ -121,8 +124,7 @@ def _levels(rows: int, b: int, n: int, config: DenoisingConfig, draw) -> tuple[T
 def shortcut_goal(teacher, history: Stream, target: Stream, config: DenoisingConfig) -> Tensor:
     """Returns the clean latent whose one step of the full size lands where two half steps do (Frans et al. 2024).
 
-    Written for rectified flow, where a step is linear in the level. Half of the smallest size is taken as an
-    infinitesimal step (target level = level), which the ordinary rows train.
+    Half of the smallest size is taken as an infinitesimal step (target level = level), which the ordinary rows train.
     """
     process, x, level = teacher.process, target.latents, target.level
     size = level - target.target_level
@@ -130,14 +132,15 @@ def shortcut_goal(teacher, history: Stream, target: Stream, config: DenoisingCon
     for _ in range(2):
         stated = torch.where(size > smallest * 1.01, level - half, level)
         clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated))
-        x, level = _step_frames(process, x, teacher.clamp(clean), level, level - half), level - half
-    step = expand(size, x)
-    return teacher.clamp(target.latents + expand(target.level, x) / step * (x - target.latents))
+        x, level = euler_step(process, x, teacher.clamp(clean), level, level - half), level - half
+    return teacher.clamp(_clean_between(process, target.latents, x, target.level, target.target_level))
 
 
-def _step_frames(process, x: Tensor, clean: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
-    flat = [value.flatten(0, 1) for value in (x, clean, level, target_level)]
-    return euler_step(process, *flat).reshape(x.shape)
+def _clean_between(process: NoiseProcess, x: Tensor, moved: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
+    """Returns the clean latent by which `euler_step` moves `x [b n c h w]` from `level [b n]` to `moved`."""
+    level, target_level = expand(level, x), expand(target_level, x)
+    ratio = process.sigma(target_level) / process.sigma(level)
+    return (moved - ratio * x) / (process.alpha(target_level) - ratio * process.alpha(level))
 
 
 class Draws:

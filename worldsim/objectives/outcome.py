@@ -20,7 +20,7 @@ LAST_LEVELS = (1.0, 0.5, 0.25)  # where a sampler of 1, 2 and 4 steps evaluates 
 def outcome_loss(outcome, denoiser, clip: Clip, config: DenoisingConfig, *, generator: torch.Generator) -> Loss:
     """Returns the loss on the last frame of a clip `[b t …]`, on the features that the last sampling step would see."""
     draw = Draws(clip.latents, generator)
-    history = noisy_history(denoiser.process, clip, config, draw)
+    history = noisy_history(clip, config, draw)
     last, action = clip.latents[:, -1:], clip.action[:, -1:]
     levels = torch.tensor(LAST_LEVELS, device=last.device)
     level = levels[(draw.uniform(len(last), 1) * len(levels)).long()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from worldsim.actions import ActionCodec
 from worldsim.bundle import read_device
 from worldsim.data.episodes import EpisodeStore
-from worldsim.diffusion.prediction import CleanPrediction
+from worldsim.diffusion.prediction import CleanPrediction, check
 from worldsim.diffusion.process import RectifiedFlow
 from worldsim.files import write_json
 from worldsim.objectives.denoising import DenoisingConfig
@@ -56,6 +56,9 @@ class Preset:
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     process: Any = field(default_factory=RectifiedFlow)
     prediction: Any = field(default_factory=CleanPrediction)
+
+    def __post_init__(self):
+        check(self.prediction, self.process)  # before the codec is trained, not after
 
 
 @dataclass(frozen=True)
@@ -138,4 +141,5 @@ def _plain(value: Any) -> Any:
     """Returns a preset's part as JSON has it: what it is made of, and its name."""
     if isinstance(value, partial):
         return {"type": value.func.__name__, **value.keywords}
-    return {"type": type(value).__name__, **asdict(value)} if is_dataclass(value) else value
+    parts = {f.name: _plain(getattr(value, f.name)) for f in fields(value)} if is_dataclass(value) else None
+    return value if parts is None else {"type": type(value).__name__, **parts}
