@@ -68,9 +68,10 @@ class DiscreteVP:
         part = (angle - angles[after - 1]) / (angles[after] - angles[after - 1])
         return ((after - 1 + part) / self.steps).clamp(0, 1).to(log_snr.dtype)
 
-    def step_at(self, level: Tensor) -> Tensor:
-        """Returns the index in `betas` of the step that leads to `level [...]`, rounded, at least that of step 1."""
-        return (level * self.steps).round().long().clamp(1, self.steps) - 1
+    def beta(self, level: Tensor) -> Tensor:
+        """Returns beta of the step that leads to `level [...]`, rounded to a step, at least to step 1."""
+        step = (level * self.steps).round().long().clamp(1, self.steps)
+        return self.betas.to(level.device)[step - 1].to(level.dtype)
 
     def _interpolate(self, table: Tensor, level: Tensor) -> Tensor:
         """Reads a table `[T + 1]` over the steps at `level [...]`, linear between them."""
@@ -104,8 +105,36 @@ def posterior(process: DiscreteVP, x: Tensor, clean: Tensor, level: Tensor) -> t
 
     The conditional q(x_{t-1} | x_t, x_0) of Ho et al. 2020, whose variance they call beta-tilde: 0 at step 1.
     """
-    beta = process.betas.to(level.device)[process.step_at(level)].to(level.dtype)
-    before = level - 1 / process.steps
+    beta, before = process.beta(level), (level - 1 / process.steps).clamp_min(0)
     alpha, sigma, variance = process.alpha(before), process.sigma(before), process.sigma(level) ** 2
     from_clean, from_x = alpha * beta / variance, (1 - beta).sqrt() * sigma**2 / variance
     return expand(from_clean, x) * clean + expand(from_x, x) * x, beta * sigma**2 / variance
+
+
+def learned_variance(process: DiscreteVP, output: Tensor, level: Tensor) -> Tensor:
+    """Returns the variance `[b c h w]` of x one step cleaner than `level [b]` that a second output stands for.
+
+    From the posterior's at -1 to beta at 1, even in the logarithm (Nichol & Dhariwal 2021). At step 1, where the
+    posterior's is 0, that of step 2 stands in for it, as with them.
+    """
+    _, least = posterior(process, output, output, level.clamp_min(2 / process.steps))
+    low, high = expand(least.log(), output), expand(process.beta(level).log(), output)
+    return torch.lerp(low, high, (output + 1) / 2).exp()
+
+
+def hybrid_loss(
+    process: DiscreteVP, x: Tensor, clean: Tensor, guess: Tensor, output: Tensor, level: Tensor, share: float = 1e-3
+) -> Tensor:
+    """Returns L_simple + share L_vlb `[b]`, a dimension's, for steps drawn uniformly (Nichol & Dhariwal 2021).
+
+    `guess` and `output`, both `[b c h w]`, are the network's clean latent and variance; the bound, in nats, trains the
+    variance only. At step 1 it is the likelihood of a continuous latent, not of a pixel's bin.
+    """
+    learned = learned_variance(process, output, level)
+    (mean, variance), (guessed, _) = (posterior(process, x, end, level) for end in (clean, guess.detach()))
+    variance, distance = expand(variance, x), (mean - guessed) ** 2
+    divergence = (learned.log() - variance.log() + (variance + distance) / learned - 1) / 2
+    likelihood = ((2 * math.pi * learned).log() + distance / learned) / 2
+    bound = torch.where(variance > 0, divergence, likelihood)
+    simple = expand((process.alpha(level) / process.sigma(level)) ** 2, x) * (clean - guess) ** 2
+    return (simple + share * process.steps * bound).mean((-3, -2, -1))
