@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from importlib import import_module
 from importlib.resources import files
 
 import pytest
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from worldsim import registration
 from worldsim.cli import arguments, worlds
-from worldsim.cli.compose import compose
+from worldsim.cli.compose import compose, module_name
 from worldsim.cli.main import COMMANDS, main
 
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
@@ -42,7 +43,7 @@ def leaves(config: DictConfig, prefix: str = "") -> set[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_module_with_main(command):
-    module = __import__(f"worldsim.cli.{command}", fromlist=["main"])
+    module = import_module(module_name(command))
     assert callable(module.main)
 
 
@@ -95,7 +96,7 @@ def test_help_starts_nothing_heavy():
 def test_python_dash_m_worldsim_is_the_command():
     done = subprocess.run([sys.executable, "-m", "worldsim", "nonsense"], text=True, capture_output=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("worldsim: unknown command 'nonsense'; expected one of record, train")
+    assert done.stderr.startswith("worldsim: unknown command 'nonsense'; expected one of record, import, export, train")
 
 
 def test_an_unknown_argument_lists_the_known_ones(capsys):

@@ -6,6 +6,7 @@ Leaves out printing: errors leave as ValueError.
 
 import re
 from importlib import import_module
+from keyword import iskeyword
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
@@ -17,15 +18,20 @@ from worldsim.cli import arguments
 
 
 def run(command: str, overrides: list[str]) -> int | None:
-    """Runs `worldsim.cli.<command>.main`. Raises ValueError, in one sentence, where its arguments are wrong."""
+    """Runs the command's `main`. Raises ValueError, in one sentence, where its arguments are wrong."""
     config = compose(command, overrides)
-    module = import_module(f"worldsim.cli.{command}")
+    module = import_module(module_name(command))
     try:
         return module.main(config)
     except InstantiationException as error:
         raise _instantiation_error(error) from error
     except OmegaConfBaseException as error:
         raise ValueError(_first_line(error)) from error
+
+
+def module_name(command: str) -> str:
+    """Returns the module of a command: its name, with an underscore behind a word of Python's."""
+    return f"worldsim.cli.{command}_" if iskeyword(command) else f"worldsim.cli.{command}"
 
 
 def compose(command: str, overrides: list[str]) -> DictConfig:

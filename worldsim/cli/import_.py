@@ -1,0 +1,49 @@
+"""`worldsim import`: a video, a folder of pictures, or a Minari data set becomes a data folder.
+
+Here as the place that tells the three apart; its name has an underscore because `import` is a word of Python's.
+Leaves out recording (`worldsim record`) and the way back to Minari (`worldsim export`).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from worldsim.data.episodes import EpisodeStore
+from worldsim.data.importer import import_frames
+from worldsim.data.index import FACTS
+from worldsim.data.minari_sets import import_minari, is_minari_id
+
+
+def main(config: DictConfig) -> int:
+    """Imports as `configs/import.yaml` says."""
+    source, out, began = str(config.source), Path(str(config.out)), time.perf_counter()
+    with tqdm(desc="import", unit="frame", disable=None) as bar:
+
+        def progress(frames: int, total: int) -> None:
+            bar.total = total
+            bar.update(frames - bar.n)
+
+        new = _import(config, source, out, progress)
+    store = EpisodeStore(out)
+    rate = f"{new / (time.perf_counter() - began):.0f} frames/s" if new else "there already"
+    print(f"{out}: {len(store)} episodes, {store.num_frames} frames of {store.info.game}, {rate}")
+    return 0
+
+
+def _import(config: DictConfig, source: str, out: Path, progress) -> int:
+    path, actions = Path(source), None if config.actions is None else Path(str(config.actions))
+    if (path / FACTS).exists():
+        raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
+    if path.exists():
+        return import_frames(path, out, actions, config.fps, config.size, config.max_episode_steps, progress)
+    if not is_minari_id(source):
+        raise ValueError(
+            f"expected source= to be a video, a folder or a Minari id (name-v0), found nothing at {source}"
+        )
+    if actions is not None:
+        raise ValueError(f"expected no actions= for the Minari data set {source}, which has its own, found {actions}")
+    return import_minari(source, out, config.fps, config.size, progress)

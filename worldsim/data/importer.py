@@ -1,0 +1,244 @@
+"""Videos, folders of pictures and action files as a data folder: a world of one's own game without an environment.
+
+Here as the place where the frames of a take meet the rows of its action file, and where an import becomes whole.
+Leaves out Minari (`minari_sets`), decoding (`frame_files`) and what columns mean (`action_files`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldsim import pixels
+from worldsim.data.action_files import (
+    EPISODE,
+    REWARD,
+    SUFFIXES,
+    TERMINATED,
+    ActionFile,
+    ActionLayout,
+    make_layout,
+    read_actions,
+)
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter, hash_episode
+from worldsim.data.frame_files import PICTURES, Take, find_files, open_takes
+from worldsim.data.index import FACTS, EpisodeRecord, check_continues
+from worldsim.data.recorder import DEFAULT_FPS
+from worldsim.data.shards import sync_folder
+
+RESIZED_AT_ONCE = 64  # frames; as floats they take four times their bytes
+
+
+@dataclass(frozen=True)
+class LabelledTake:
+    """A take, what its action file says, and the first and last frame of each of its episodes."""
+
+    take: Take
+    spans: list[tuple[int, int]]  # a frame at which a long episode is cut belongs to both sides
+    actions: np.ndarray | None = None  # float64 [n k], packed; row i led from frame i to frame i + 1
+    rewards: np.ndarray | None = None  # float32 [n]
+    ends: frozenset[int] = frozenset()  # frames that the game ended with
+
+
+def import_frames(
+    source: Path,
+    out: Path,
+    actions: Path | None = None,
+    fps: float | None = None,
+    size: int | None = 64,
+    max_episode_steps: int | None = 1000,
+    progress: Callable[[int, int], Any] = lambda frames, total: None,
+) -> int:
+    """Imports a video, a folder of videos, or a folder of pictures; returns how many frames were new in `out`.
+
+    `actions` is a file, or for a folder of videos a folder of files of the same names. Frames are resized to `size x
+    size` whatever their aspect ratio, or stay as they are. `progress` hears how many frames of how many are done.
+    Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
+    """
+    check_whole("size", size, 8)
+    check_whole("max_episode_steps", max_episode_steps, 1)
+    given_fps = None if fps is None else check_fps(fps)
+    paths = find_files(source)  # actions first: videos take longer
+    files = None if actions is None else [read_actions(path) for path in find_action_files(actions, source, paths)]
+    layout = ActionLayout(None, []) if files is None else make_layout(files)
+    takes = open_takes(paths)
+    labelled = [
+        label(take, None if files is None else files[i], layout, max_episode_steps) for i, take in enumerate(takes)
+    ]
+    info = DatasetInfo(
+        game=source.resolve().stem,
+        observation_shape=next(takes[0].frames()).shape if size is None else (size, size, 3),
+        action_space=layout.space,
+        fps=given_fps or common_fps(takes),
+        keymap=layout.keymap(),
+        has_rewards=labelled[0].rewards is not None,
+    )
+    total = sum(last - first + 1 for part in labelled for first, last in part.spans)
+    episodes = (episode for part in labelled for episode in read_episodes(part, info))
+    return write_import(out, info, episodes, lambda frames: progress(frames, total))
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raises ValueError where an argument is neither None nor a whole number of at least `least`."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise ValueError(f"expected {name} to be null or a whole number of at least {least}, found {value}")
+
+
+def check_fps(value: Any) -> float:
+    """Returns a frame rate. Raises ValueError where it is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(f"expected fps to be a number above 0, found {value}")
+    return float(value)
+
+
+def common_fps(takes: Sequence[Take]) -> float:
+    """Returns the videos' frame rate; pictures have none and get the recorder's default."""
+    rates = {take.fps for take in takes}
+    if len(rates) > 1 or (None in rates and not takes[0].pictures):
+        found = ", ".join(f"{take.path.name} {take.fps or 'none'}" for take in takes)
+        raise ValueError(f"expected videos of one frame rate, found {found}; give fps=")
+    return rates.pop() or DEFAULT_FPS
+
+
+def find_action_files(actions: Path, source: Path, paths: Sequence[Path]) -> list[Path]:
+    """Returns the action file of each video, or of all pictures."""
+    if not actions.exists():
+        raise ValueError(f"expected a file of actions at {actions}, found nothing")
+    videos = [source] if paths[0].suffix.lower() in PICTURES else paths
+    if not actions.is_dir():
+        if len(videos) > 1:
+            raise ValueError(
+                f"expected actions= to be a folder with a file for each of {len(videos)} videos, found {actions}"
+            )
+        return [actions]
+    found = []
+    for video in videos:
+        candidates = [path for suffix in SUFFIXES if (path := actions / f"{video.stem}{suffix}").exists()]
+        if len(candidates) != 1:
+            names = ", ".join(path.name for path in candidates) or "none"
+            raise ValueError(f"expected one of {video.stem}{{{','.join(SUFFIXES)}}} in {actions}, found {names}")
+        found += candidates
+    return found
+
+
+def label(take: Take, file: ActionFile | None, layout: ActionLayout, max_episode_steps: int | None) -> LabelledTake:
+    """Matches a take with its action file. Raises ValueError where rows do not fit the frames, naming both numbers."""
+    if file is None:
+        return LabelledTake(take, episode_spans([0], take.num_frames, max_episode_steps, take.path))
+    rows, frames = file.num_rows, take.num_frames
+    if rows not in (frames, frames - 1):
+        raise ValueError(
+            f"expected {frames} rows (one for each frame) or {frames - 1} (none for the last frame) in {file.path}, "
+            f"for the {frames} frames of {take.path.name}, found {rows}"
+        )
+    numbers = file.columns.get(EPISODE, np.zeros(rows))
+    starts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()]
+    lasts = [*(start - 1 for start in starts[1:]), frames - 1]
+    ends = set()
+    for row in np.flatnonzero(file.columns.get(TERMINATED, np.zeros(rows))).tolist():
+        last = next(last for last in lasts if last >= row)
+        if row < last - 1:
+            raise ValueError(
+                f"expected {TERMINATED!r} in an episode's last row only, found it in row {row + 1} of {file.path}, "
+                f"whose episode goes on to row {min(last + 1, rows)}; a column {EPISODE!r} tells episodes apart"
+            )
+        ends.add(last)
+    rewards = file.columns[REWARD].astype(np.float32) if REWARD in file.columns else None
+    spans = episode_spans(starts, frames, max_episode_steps, file.path)
+    return LabelledTake(take, spans, layout.pack(file), rewards, frozenset(ends))
+
+
+def episode_spans(starts: list[int], num_frames: int, longest: int | None, path: Path) -> list[tuple[int, int]]:
+    """Returns first and last frame of each episode; those of more than `longest` steps are cut into equal parts."""
+    spans = []
+    for start, stop in pairwise([*starts, num_frames]):
+        steps = stop - 1 - start
+        if steps < 1:
+            raise ValueError(
+                f"expected episodes of 2 or more frames in {path}, found one frame alone, number {start + 1}"
+            )
+        parts = 1 if longest is None else -(-steps // longest)
+        spans += pairwise((start + steps * part // parts) for part in range(parts + 1))
+    return spans
+
+
+def read_episodes(part: LabelledTake, info: DatasetInfo) -> Iterator[Episode]:
+    """Yields a take's episodes; no more than one of them is in memory."""
+    frames, height, width = part.take.frames(), *info.observation_shape[:2]
+    kept, kept_index = [], -1
+    for first, last in part.spans:
+        head = kept if kept_index == first else []
+        tail = [resize(frame[None], height, width) for frame in islice(frames, last + 1 - first - len(head))]
+        observations = np.concatenate([*head, *tail])
+        kept, kept_index = [observations[-1:]], last
+        yield Episode(
+            observations=observations,
+            actions=None if part.actions is None else part.actions[first:last],
+            rewards=None if part.rewards is None else part.rewards[first:last],
+            terminated=last in part.ends,
+            truncated=last not in part.ends,
+            seed=None,
+            policy=f"import:{part.take.path.name}",
+        )
+
+
+def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes frames, uint8 `[n H W 3]`, some at a time, whatever their aspect ratio."""
+    parts = [
+        torch.from_numpy(np.array(frames[i : i + RESIZED_AT_ONCE])) for i in range(0, len(frames), RESIZED_AT_ONCE)
+    ]
+    return np.concatenate([pixels.resize(part, height, width).numpy() for part in parts])
+
+
+def write_import(
+    out: Path, info: DatasetInfo, episodes: Iterable[Episode], progress: Callable[[int], Any] = lambda frames: None
+) -> int:
+    """Writes the data folder `out`, which appears when it is whole; returns how many frames were new.
+
+    Until then episodes are kept in `<out>.partial`, where an import that was killed goes on. Episodes that are there
+    are compared and not written again. Raises ValueError where others are there.
+    """
+    check_continues(out, info)
+    folder = out if (out / FACTS).exists() else out.with_name(f"{out.name}.partial")
+    with EpisodeWriter(folder, info) as writer:
+        try:
+            new = _append_missing(writer, episodes, progress)
+        except ValueError:
+            if folder != out:
+                shutil.rmtree(folder)
+            raise
+        if folder != out:
+            os.replace(folder, out)
+            sync_folder(out.parent)
+    return new
+
+
+def _append_missing(writer: EpisodeWriter, episodes: Iterable[Episode], progress: Callable[[int], Any]) -> int:
+    there, count, done, new = list(writer.records), 0, 0, 0
+    for count, episode in enumerate(episodes, start=1):
+        if count > len(there):
+            new += writer.append(episode).num_observations
+        elif not _is_same(there[count - 1], episode):
+            raise ValueError(
+                f"expected this import in {writer.folder}, found another episode {count}; choose another out="
+            )
+        done += len(episode.observations)
+        progress(done)
+    if count < len(there):
+        raise ValueError(f"expected {count} episodes in {writer.folder}, found {len(there)}; choose another out=")
+    return new
+
+
+def _is_same(record: EpisodeRecord, episode: Episode) -> bool:
+    total = None if episode.rewards is None else float(np.sum(episode.rewards, dtype=np.float64))
+    found = hash_episode(episode), episode.terminated, episode.truncated, total
+    return found == (record.hash, record.terminated, record.truncated, record.total_reward)
