@@ -20,6 +20,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from worldsim.messages import one_line
+
 _TABLE_LIMIT = 64  # more combinations than this are not offered as one Discrete
 
 
@@ -52,15 +54,15 @@ def pack(space: gym.Space, action: Any, rows: int | None = None) -> np.ndarray:
 
 
 def walk(space: gym.Space, action: Any) -> Iterator[tuple[gym.Space, Any]]:
-    """Yields each simple space of a space with its part of an action; ValueError where a Dict or Tuple does not fit."""
+    """Yields each simple space with its part of an action. Raises ValueError where a Dict or Tuple does not fit."""
     if isinstance(space, spaces.Dict):
         if not hasattr(action, "keys") or set(action.keys()) != set(space.spaces):
-            raise ValueError(f"expected an action with the keys {list(space.spaces)}, found {action!r:.80}")
+            raise ValueError(f"expected an action with the keys {list(space.spaces)}, found {one_line(action)}")
         for key, part in space.spaces.items():
             yield from walk(part, action[key])
     elif isinstance(space, spaces.Tuple):
         if not isinstance(action, (tuple, list)) or len(action) != len(space.spaces):
-            raise ValueError(f"expected an action of {len(space.spaces)} parts, found {action!r:.80}")
+            raise ValueError(f"expected an action of {len(space.spaces)} parts, found {one_line(action)}")
         for part, value in zip(space.spaces, action, strict=True):
             yield from walk(part, value)
     else:
@@ -73,15 +75,15 @@ def _pack_leaf(leaf: gym.Space, value: Any, rows: int | None) -> np.ndarray:
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"expected numbers for {leaf}, found {value!r:.80}") from error
+        raise ValueError(f"expected numbers for {leaf}, found {one_line(value)}") from error
     if array.shape != shape:
         raise ValueError(f"expected an action of shape {shape} for {leaf}, found shape {array.shape}")
     flat = array.reshape(1 if rows is None else rows, int(np.prod(leaf.shape)))
     low, high = _bounds(leaf)
     if not (np.isfinite(flat).all() and (flat >= low).all() and (flat <= high).all()):
-        raise ValueError(f"expected an action in {leaf}, found {array.tolist()!r:.80}")
+        raise ValueError(f"expected an action in {leaf}, found {one_line(array.tolist())}")
     if np.issubdtype(leaf.dtype, np.integer) and not (flat == np.round(flat)).all():
-        raise ValueError(f"expected whole numbers for {leaf}, found {array.tolist()!r:.80}")
+        raise ValueError(f"expected whole numbers for {leaf}, found {one_line(array.tolist())}")
     return flat
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim.action_reader import ActionReader, to_host
+from worldsim.messages import one_line
 from worldsim.state_file import read_state
 from worldsim.types import Clip, map_rows
 
@@ -24,7 +25,7 @@ Start = Any
 def read_seed(seed: Any) -> int | None:
     """Returns a seed as it was handed in. Raises ValueError for what is not an integer in [0, 2**63)."""
     if seed is not None and (not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63):
-        raise ValueError(f"expected a seed from 0 to 2**63 - 1, found {seed!r:.80}")
+        raise ValueError(f"expected a seed from 0 to 2**63 - 1, found {one_line(seed)}")
     return None if seed is None else int(seed)
 
 
@@ -33,7 +34,7 @@ def read_seeds(seed: int | Sequence[int | None] | None, rows: int) -> list[int |
     if seed is None or isinstance(seed, (int, np.integer)):
         seed = [None if seed is None else int(seed) + row for row in range(rows)]
     if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str) or len(seed) != rows:
-        raise ValueError(f"expected an integer or {rows} seeds, one for each row, found {seed!r:.80}")
+        raise ValueError(f"expected an integer or {rows} seeds, one for each row, found {one_line(seed)}")
     return [read_seed(row) for row in seed]
 
 
@@ -46,9 +47,9 @@ def read_options(
     """
     options = {} if options is None else options
     if not isinstance(options, Mapping):
-        raise ValueError(f"expected reset options as a dict, found {options!r:.80}")
+        raise ValueError(f"expected reset options as a dict, found {one_line(options)}")
     if unknown := [key for key in options if key not in known]:
-        raise ValueError(f"expected reset options out of {', '.join(known)}, found {', '.join(map(str, unknown)):.80}")
+        raise ValueError(f"expected reset options out of {', '.join(known)}, found {one_line(unknown)}")
     mask, prompt, state = (options.get(key) for key in ("reset_mask", "prompt", "state"))
     if prompt is not None and state is not None:
         raise ValueError("expected options['prompt'] or options['state'], found both; leave one out")
@@ -63,7 +64,7 @@ def _read_mask(mask: Any, rows: int, device: torch.device) -> Tensor:
     """Returns a mask on the device; one that is a tensor is not looked at, so that nothing waits for it."""
     is_mask = isinstance(mask, (np.ndarray, Tensor)) and mask.dtype in (np.bool_, torch.bool)
     if not is_mask or tuple(mask.shape) != (rows,) or (isinstance(mask, np.ndarray) and not mask.any()):
-        raise ValueError(f"expected options['reset_mask'] {rows} booleans, at least one True, found {mask!r:.80}")
+        raise ValueError(f"expected options['reset_mask'] {rows} booleans, at least one True, found {one_line(mask)}")
     return torch.as_tensor(mask).to(device, copy=True)
 
 
@@ -76,14 +77,14 @@ def _read_prompt(prompt: Any, world: Any, reader: ActionReader, rows: int) -> Te
     is_valid = np.issubdtype(array.dtype, np.integer) and array.shape in ((), (rows,))
     if not (is_valid and (array >= 0).all() and (array < world.num_prompts).all()):
         expected = f"an index from 0 to {world.num_prompts - 1}, an image or a clip"
-        raise ValueError(f"expected options['prompt'] {expected}, found {prompt!r:.80}")
+        raise ValueError(f"expected options['prompt'] {expected}, found {one_line(prompt)}")
     return torch.from_numpy(np.broadcast_to(array, rows).astype(np.int64)).to(world.device)
 
 
 def _read_clip(clip: Mapping, world: Any, reader: ActionReader, rows: int) -> Clip:
     """Reads `frames [t H W 3]` and the `actions` between them, t - 1 of them; or `[b t …]`, a clip for each row."""
     if not {"frames"} <= set(clip) <= {"frames", "actions"}:
-        raise ValueError(f"expected a clip with the keys frames and actions, found {', '.join(map(str, clip)):.80}")
+        raise ValueError(f"expected a clip with the keys frames and actions, found {one_line([*clip])}")
     frames = _read_frames(_array(clip["frames"]), world, rows)
     if clip.get("actions") is None:
         return _clip(frames, None, world, reader, rows)
@@ -97,7 +98,7 @@ def _array(value: Any) -> np.ndarray:
     try:
         return np.asarray(to_host(value))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"expected numbers in options['prompt'], found {value!r:.80}") from error
+        raise ValueError(f"expected numbers in options['prompt'], found {one_line(value)}") from error
 
 
 def _read_frames(frames: np.ndarray, world: Any, rows: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsim import noise
+from worldsim.messages import one_line
 from worldsim.types import Rows, map_rows
 
 _KEY = "worldsim-state-1"  # of the fingerprint in the metadata; one key alone, so that equal states are equal bytes
@@ -73,8 +74,8 @@ def _from_bytes(data: bytes, like: EnvState) -> EnvState:
         tensors = load(data)
         facts = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise ValueError(f"expected a state's bytes, found {len(data)} others ({reason}); save it again") from error
+        found = f"{len(data)} others ({one_line(error)})"
+        raise ValueError(f"expected a state's bytes, found {found}; save it again") from error
     if _KEY not in facts:
         raise ValueError(f"expected safetensors with {_KEY} in the metadata, found none; save a state with to_bytes()")
     if facts[_KEY] != like.fingerprint:

@@ -71,7 +71,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
             "autoreset_mode": _read_autoreset_mode(autoreset_mode),
         }  # fmt: skip
         gym.utils.EzPickle.__init__(self, world, num_envs, device=device, steps=steps, **self._arguments)
-        self.num_envs, self.render_mode = int(num_envs), render_mode
+        self.num_envs, self.render_mode, self.output = int(num_envs), render_mode, output
         self.autoreset_mode, self._is_torch = self._arguments["autoreset_mode"], output == "torch"
         self.world = open_world(world, device, steps)
         fps = self.world.info.fps
