@@ -11,6 +11,7 @@ ViZDoom draws none there.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import tempfile
@@ -82,7 +83,7 @@ class _Doom:
         return pixels.resize(picture, SIZE, SIZE).numpy()
 
 
-class _DoomEnv(gym.Env):
+class _DoomEnv(gym.Env, abc.ABC):
     """What both games share. `max_episode_steps` None: only the game itself ends an episode."""
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": FPS}
@@ -152,13 +153,13 @@ class _DoomEnv(gym.Env):
         self._frame = self._doom.start(seed)
         return self._frame
 
+    @abc.abstractmethod
     def _pressed(self, action: Any) -> list[float]:
         """Returns what an action does to each button. Raises InvalidAction where it is not in the space."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _reward(self, reward: float, tics: int, over: bool) -> float:
         """Returns the reward of a step from the scenario's own and the tics it lasted."""
-        raise NotImplementedError
 
 
 def _bindings(*sets: tuple[str, str, int, int]) -> list[dict]:
@@ -198,9 +199,10 @@ _AXES = (
 
 
 class DoomMaze(_DoomEnv):
-    """Find the vest among nine rooms: W S A D walk, the mouse turns; +1 at the vest ends it. The start is random.
+    """Find the vest among nine rooms and nine passages: W S A D walk, the mouse turns; +1 at the vest ends it.
 
-    `keys`: forward, backward, left, right. `mouse`: +1 turns 12 degrees to the right, half of it in each tic.
+    Every episode starts at one of 17 places, looking anywhere. `keys`: forward, backward, left, right.
+    `mouse`: +1 turns 12 degrees to the right, half of it in each tic.
     """
 
     id, scenario = "worldsim-real/DoomMaze-v0", "my_way_home"

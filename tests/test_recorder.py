@@ -255,7 +255,7 @@ def test_one_seed_twice_gives_the_same_actions_and_leaves_the_games_space_alone(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("stick", "unknown policy 'stick'; expected one of random, sticky, human, or module:function"),
+        ("stick", "unknown policy 'stick'; expected one of random, sticky, wander, human, or module:function"),
         ("no_such_module:act", "No module named 'no_such_module'"),
         ("math:no_such_function", "no attribute 'no_such_function'"),
         ("math:pi", "expected policy=math:pi to be a function, found float"),

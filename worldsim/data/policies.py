@@ -1,4 +1,4 @@
-"""Who acts while recording: at random, at random but held for some steps, or any function of the user's.
+"""Who acts while recording: at random, at random but held for some steps, wandering, or any function of the user's.
 
 Here so that the recorder sees one protocol, whoever plays. Leaves out the human, who needs a window
 (`worldsim.play.human`), and trained agents: `policy=my_module:my_agent` reaches those.
@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.actions import pack, packed_width
+from worldsim.data.wander import WanderPolicy
 
 LONGEST_HOLD = 8  # steps
 
@@ -78,6 +79,7 @@ class FunctionPolicy:
 POLICIES: dict[str, Callable[[gym.Space, np.random.Generator], Policy]] = {
     "random": RandomPolicy,
     "sticky": StickyPolicy,
+    "wander": WanderPolicy,
 }
 
 
