@@ -81,7 +81,7 @@ class WanderPolicy:
             return self._leg(kind, (3, 9), {self._rng.choice([_A, _D]): 1})
         if kind == "look":
             return self._leg(kind, (5, 16), {_MOUSE: uniform(0.2, 1) * self._sign()})
-        return self._leg(kind, (2, 6), {_S: 1} if kind == "back" else {})
+        return self._leg(kind, (3, 9), {_S: 1}) if kind == "back" else self._leg(kind, (2, 6), {})
 
     def _leg(self, kind: str, steps: tuple[int, int], values: dict[int, float]) -> _Leg:
         action = self._rest.copy()
