@@ -4,6 +4,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from fake_world import FakeWorld
@@ -204,3 +205,18 @@ def test_on_a_gpu_a_step_never_waits(tmp_path, backbone, mode):
         envs.reset(options={"reset_mask": mask})
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.slow
+def test_a_million_row_steps_neither_grow_nor_break():
+    envs = make(tiny_world(), 64, obs="latent", max_episode_steps=100)
+    envs.reset(seed=0)
+    actions = [as_tensors(envs.action_space.sample()) for _ in range(97)]
+    process, sizes, finite = psutil.Process(), [], torch.tensor(True)
+    for step in range(1_000_000 // 64 + 1):
+        observations, rewards, *_ = envs.step(actions[step % 97])
+        finite &= observations.isfinite().all() & rewards.isfinite().all()
+        if step % 100 == 0:
+            sizes.append(process.memory_info().rss)
+    settled = len(sizes) // 10  # by then every buffer that there will be is there
+    assert finite and max(sizes[settled:]) <= 1.01 * sizes[settled]
