@@ -65,6 +65,12 @@ def test_a_video_of_uneven_time_stamps_gives_every_frame_once(tmp_path, video):
     assert np.abs(found - 20 * np.arange(1, NUM_FRAMES + 1)).max() < 3
 
 
+def test_a_long_video_gives_every_frame_once_and_is_cut(tmp_path):
+    frames = np.zeros((1100, 16, 16, 3), np.uint8)
+    assert import_frames(write_video(tmp_path / "long.mp4", frames), tmp_path / "data", size=None) == 1101
+    assert [record.num_observations for record in EpisodeStore(tmp_path / "data").records] == [550, 551]
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_pictures_of_a_folder_come_in_natural_order(tmp_path, suffix):
     write_pictures(tmp_path / "mine", grey_frames(), suffix)

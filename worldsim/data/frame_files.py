@@ -71,8 +71,10 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _ffmpeg(path: Path, *output: str, stderr: int) -> subprocess.Popen:
     """Returns ffmpeg decoding a video's every frame once, whatever its time stamps, and ending at the first error."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-xerror", "-i", f"file:{path}"]
-    command += ["-map", "0:v:0", "-vf", "setpts=N", "-fps_mode", "passthrough", *output, "pipe:1"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr)
+    command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-vf", "settb=1,setpts=N", "-enc_time_base", "1:1"]
+    return subprocess.Popen(
+        [*command, *output, "pipe:1"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
+    )
 
 
 def _open_video(path: Path) -> Take:
