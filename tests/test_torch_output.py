@@ -209,7 +209,7 @@ def test_on_a_gpu_a_step_never_waits(tmp_path, backbone, mode):
 
 @pytest.mark.slow
 def test_a_million_row_steps_neither_grow_nor_break():
-    envs = make(tiny_world(), 64, obs="latent", max_episode_steps=100)
+    envs = make(tiny_world(steps=1), 64, obs="latent", max_episode_steps=100)
     envs.reset(seed=0)
     actions = [as_tensors(envs.action_space.sample()) for _ in range(97)]
     process, sizes, finite = psutil.Process(), [], torch.tensor(True)

@@ -93,10 +93,7 @@ def test_arrays_become_tensors_and_tensors_arrays():
     to_torch = wrappers.NumpyToTorch(WorldModelVectorEnv(FakeWorld(end=0), 2))
     to_numpy = wrappers.ArrayConversion(tensors, env_xp=torch, target_xp=np)
     expected = numpy.reset(seed=0)[0], *numpy.step([1, 2])[:4]
-    for envs, actions, kind in (
-        (to_torch, torch.tensor([1, 2]), torch.Tensor),
-        (to_numpy, np.array([1, 2]), np.ndarray),
-    ):
+    for envs, as_array, kind in ((to_torch, torch.tensor, torch.Tensor), (to_numpy, np.array, np.ndarray)):
         found = envs.reset(seed=0)[0], *envs.step(as_array([1, 2]))[:4]
         for part, expected_part in zip(found, expected, strict=True):
             assert isinstance(part, kind) and np.allclose(part, expected_part)
