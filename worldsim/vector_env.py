@@ -33,11 +33,12 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
     Frames equal a single env's to numerical precision, and bit for bit among runs of the same device, dtype and
     `num_envs`. `autoreset_mode` is one of Gymnasium's three, by name or as the enum (a spec with the enum is not JSON).
 
-    With `output="torch"` observations, rewards, ends and infos are tensors on the world's device, and a step that is
-    given tensors waits for nothing on the host. Hence three differences: an action's values are not looked at, so a row
-    whose action is not in the space takes the null action, and `infos["bad_action"]` says so; `final_obs` and
-    `final_info` are there after every same-step step, for all rows, and their masks say where they count; and a row
-    that ended with autoreset disabled dreams on if it is not reset, where the NumPy env raises ResetNeeded.
+    With `output="torch"` observations, rewards (float32), ends and infos are tensors on the world's device, and a step
+    that is given tensors waits for nothing on the host. Hence three differences. The host does not look at an action's
+    values: a row whose action is not in the space takes the null action (a clamped one would pass for what the agent
+    did), and `infos["bad_action"]` says so. `final_obs` and `final_info` are there after every same-step step, for all
+    rows, and their masks say where they count. A row that ended with autoreset disabled dreams on if it is not reset,
+    where the NumPy env raises ResetNeeded.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium's own declaration)
