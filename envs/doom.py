@@ -241,3 +241,25 @@ class DoomMaze(_DoomEnv):
 
     def _reward(self, reward: float, tics: int, over: bool) -> float:
         return float(reward)
+
+
+WALL_ROWS = slice(24, 38)  # of a frame of take_cover: the far wall with the corners at its ends, at every place
+_FARTHEST, _LIKENESS = 16, 0.3  # pixels that are tried; a correlation below means that there is no such wall
+
+
+def wall_shift(first: np.ndarray, second: np.ndarray) -> dict[str, float | None]:
+    """Returns by how many pixels the far wall of take_cover stands further right in the second frame than in the first.
+
+    The wall's rows of both frames `[64 64 3]` are correlated at every shift (whole pixels, over the columns that
+    overlap, each side less its mean); the best counts, and None stands for a wall that is not there.
+    """
+    a, b = (frame[WALL_ROWS].astype(np.float64).mean(-1) for frame in (first, second))
+    shifts = sorted(range(-_FARTHEST, _FARTHEST + 1), key=abs)
+    scores = [_correlation(a[:, max(0, -s) : SIZE - max(0, s)], b[:, max(0, s) : SIZE - max(0, -s)]) for s in shifts]
+    best = int(np.argmax(scores))
+    return {"wall": float(shifts[best]) if scores[best] >= _LIKENESS else None}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-9))

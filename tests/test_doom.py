@@ -18,7 +18,7 @@ from worldsim.actions import ActionCodec, Keymap, unpack
 from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.policies import StickyPolicy
-from worldsim.envs.doom import DoomMaze, DoomTakeCover
+from worldsim.envs.doom import WALL_ROWS, DoomMaze, DoomTakeCover, wall_shift
 from worldsim.play.human import HumanPolicy
 
 STAY, LEFT, RIGHT = 0, 1, 2
@@ -250,3 +250,22 @@ def test_a_person_records_keyboard_and_mouse(tmp_path, monkeypatch, maze):
     maze.reset(seed=4)
     for row, frame in zip(expected, store.observations(0)[1:], strict=True):
         assert np.array_equal(maze.step(unpack(maze.action_space, np.array(row)))[0], frame)
+
+
+def test_the_walls_shift_is_found_and_a_missing_wall_is_named(cover):
+    frame, _ = cover.reset(seed=3)
+    moved = frame.copy()
+    for shift in (-5, -1, 0, 1, 5):
+        moved[WALL_ROWS] = np.roll(frame[WALL_ROWS], shift, axis=1)
+        assert wall_shift(frame, moved) == {"wall": shift}
+    grain = np.random.default_rng(0).integers(0, 256, frame.shape).astype(np.uint8)
+    assert wall_shift(frame, grain) == {"wall": None}
+
+
+def test_stepping_left_shifts_the_wall_to_the_right_as_far_as_the_player_went(cover):
+    first, _ = cover.reset(seed=3)
+    start = place(cover)[1]
+    for _ in range(16):
+        frame = cover.step(LEFT)[0]
+    expected = (place(cover)[1] - start) * 32 / 544  # 32 pixels at 45 degrees; the wall is 544 map units away
+    assert expected > 5 and wall_shift(first, frame)["wall"] == pytest.approx(expected, abs=2)

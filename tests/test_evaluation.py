@@ -55,7 +55,7 @@ def test_a_probe_counts_things_within_a_pixel_and_lost_ones(tmp_path):
     store = record(tmp_path / "data", episodes=1, steps=40)
     probe = lambda frame: {"dot": (int(frame[0, 0, 1]), 0) if frame[0, 0, 0] == 10 else None}  # noqa: E731
     positions = fidelity(tiny_world(), store, [0], starts=4, probe=probe)["positions"]
-    assert positions["dot/16"] == {"within_1px": 0.0, "median_px": None}
+    assert positions["dot/16"] == {"within_1px": 0.0, "within_2px": 0.0, "median_px": None}
 
 
 def test_a_contact_sheet_lays_frames_out_row_by_row():
