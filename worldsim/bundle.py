@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from worldsim.actions import ActionCodec, space_from_json, space_to_json
+from worldsim.diffusion import grids, samplers, stochastic
 from worldsim.diffusion.discrete import DiscreteVP
+from worldsim.diffusion.guidance import Guidance
+from worldsim.diffusion.names import SAMPLING, choose_guidance, choose_sampler
 from worldsim.diffusion.prediction import (
     CleanPrediction,
     NoisePrediction,
@@ -31,14 +34,13 @@ from worldsim.diffusion.prediction import (
     VPrediction,
 )
 from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear
-from worldsim.diffusion.samplers import EulerSampler
 from worldsim.files import save_tensors, sync_folder, write_json
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.models.unet import ConvBackbone, ConvBackboneConfig
-from worldsim.types import Clip, WorldInfo
+from worldsim.types import Clip, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
 FORMAT_VERSION = 1
@@ -53,7 +55,14 @@ PROCESSES = (RectifiedFlow, VPLinear, VPCosine, VarianceExploding, DiscreteVP)
 PREDICTIONS = (
     CleanPrediction, NoisePrediction, VPrediction, VelocityPrediction, ScorePrediction, PreconditionedPrediction,
 )  # fmt: skip
-VALUES = {cls.__name__: cls for cls in (*PROCESSES, *PREDICTIONS, EulerSampler)}
+SAMPLERS = (
+    samplers.EulerSampler, samplers.HeunSampler, samplers.MidpointSampler, samplers.RungeKuttaSampler,
+    samplers.AdamsBashforthSampler, samplers.DPMSolverSingleSampler, samplers.DPMSolverMultiSampler,
+    stochastic.DDIMSampler, stochastic.AncestralSampler, stochastic.SDEDPMSolverSampler,
+    stochastic.EulerMaruyamaSampler, stochastic.ChurnSampler, stochastic.LangevinSampler,
+)  # fmt: skip
+GRIDS = (grids.UniformGrid, grids.TrailingGrid, grids.KarrasGrid, grids.LogSNRGrid)
+VALUES = {cls.__name__: cls for cls in (*PROCESSES, *PREDICTIONS, *SAMPLERS, *GRIDS)}
 WEIGHTS = ("autoencoder", "denoiser", "outcome", "prompts")
 
 
@@ -84,9 +93,16 @@ def save(world: WorldModel, folder: str | Path, dtype: torch.dtype = torch.float
     return folder
 
 
-def load(world: str | Path, device: torch.device | str = "cpu", steps: int | None = None) -> WorldModel:
-    """Loads a world by the name of a shipped one or the path of a bundle; `steps` overrides its sampler's.
+def load(
+    world: str | Path,
+    device: torch.device | str = "cpu",
+    steps: int | None = None,
+    sampler: str | Sampler | None = None,
+    guidance: float | Guidance | None = None,
+) -> WorldModel:
+    """Loads a world by the name of a shipped one or the path of a bundle.
 
+    How it is sampled is its own, unless a `sampler` (by name, or built), its `steps` or a `guidance` says otherwise.
     Raises ValueError, in one sentence, for an unknown name and a bundle that is incomplete, corrupt or newer.
     """
     folder, device = _find(world), read_device(device)
@@ -98,7 +114,9 @@ def load(world: str | Path, device: torch.device | str = "cpu", steps: int | Non
                 "upgrade worldsim"
             )
         weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in WEIGHTS}
-        return _build(text, weights, device, steps)
+        own, own_guidance = _value(text["parts"]["sampler"]), _value(text["parts"].get("guidance"))
+        sampling = choose_sampler(own, sampler, steps), choose_guidance(own_guidance, guidance)
+        return _build(text, weights, device, *sampling)
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
@@ -159,22 +177,35 @@ def _describe(world: WorldModel) -> dict[str, Any]:
             "autoencoder": _plain(world.autoencoder, world.autoencoder.config),
             "backbone": _plain(denoiser.backbone, denoiser.backbone.config),
             "outcome": _plain(world.outcome, world.outcome.config),
-            "process": _plain(denoiser.process),
-            "prediction": _plain(denoiser.prediction),
-            "sampler": _plain(world.sampler),
+            "process": _plain_value(denoiser.process),
+            "prediction": _plain_value(denoiser.prediction),
+            "sampler": _plain_value(world.sampler),
         },
     }
 
 
-def _plain(part: Any, config: Any = None) -> dict[str, Any]:
-    return {"class": type(part).__name__, "config": asdict(part if config is None else config)}
+def _plain(part: nn.Module, config: Any) -> dict[str, Any]:
+    return {"class": type(part).__name__, "config": asdict(config)}
 
 
-def _build(text: dict, weights: dict[str, dict[str, Tensor]], device: torch.device, steps: int | None) -> WorldModel:
+def _plain_value(value: Any) -> Any:
+    if not is_dataclass(value):
+        return value
+    parts = {field.name: _plain_value(getattr(value, field.name)) for field in fields(value)}
+    return {"class": type(value).__name__, "config": parts}
+
+
+def _build(
+    text: dict,
+    weights: dict[str, dict[str, Tensor]],
+    device: torch.device,
+    sampler: Sampler,
+    guidance: Guidance | None,
+) -> WorldModel:
     parts = text["parts"]
     with torch.random.fork_rng(devices=[]):  # modules draw weights that the bundle's replace
         autoencoder, backbone, outcome = (_module(parts[name]) for name in ("autoencoder", "backbone", "outcome"))
-    process, prediction, sampler = (_value(parts[name]) for name in ("process", "prediction", "sampler"))
+    process, prediction = (_value(parts[name]) for name in ("process", "prediction"))
     denoiser = Denoiser(backbone, autoencoder.bound, process, prediction)
     for name, module in (("autoencoder", autoencoder), ("denoiser", denoiser), ("outcome", outcome)):
         module.load_state_dict(weights[name])  # copies into float32 parameters
@@ -186,7 +217,7 @@ def _build(text: dict, weights: dict[str, dict[str, Tensor]], device: torch.devi
         raise ValueError(
             f"expected prompts with actions of {info.action_space}, found {prompts.action.shape[-1]} channels"
         )
-    sampler = sampler if steps is None else type(sampler)(**(asdict(sampler) | {"steps": steps}))
+    sampler = sampler if steps is None else replace(sampler, steps=steps)
     return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"])
 
 
@@ -200,8 +231,10 @@ def _module(part: dict) -> nn.Module:
     return module_of(config(**{key: _tuple(value) for key, value in part["config"].items()}))
 
 
-def _value(part: dict) -> Any:
-    return _known(VALUES, part["class"])(**part["config"])
+def _value(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return _tuple(part)
+    return _known(VALUES, part["class"])(**{key: _value(value) for key, value in part["config"].items()})
 
 
 def _known(table: dict, name: str) -> Any:
