@@ -4,6 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from worldsim.cli.main import main
+from worldsim.data.episodes import EpisodeStore
 from worldsim.envs.generic import make
 
 
@@ -87,6 +89,15 @@ def test_atari_is_found_and_its_keys_become_a_keymap():
     bindings = env.metadata["keymap"]["bindings"]
     assert env.reset(seed=0)[0].shape == (64, 64, 3)
     assert {"keys": ["a", "space"], "set": {"0": 5}} in bindings  # LEFTFIRE
+
+
+@pytest.mark.parametrize(("id", "width"), [("CarRacing-v3", 3), ("ALE/Pong-v5", 1)])
+def test_car_racing_and_atari_are_recorded_by_the_command(tmp_path, id, width):
+    arguments = ["game=gym", f"game.id={id}", "policy=sticky", "frames=40", f"out={tmp_path / 'data'}"]
+    assert main(["record", *arguments, "max_episode_steps=19"]) == 0
+    store = EpisodeStore(tmp_path / "data")
+    assert store.info.game == id and store.num_frames == 40 and store.actions(0).shape == (19, width)
+    assert len(np.unique(np.array(store.observations(0)).reshape(20, -1), axis=0)) > 5  # something moves
 
 
 def test_a_module_before_the_colon_is_imported(tmp_path, monkeypatch):
