@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from worldsim.actions import ActionCodec, space_from_json, space_to_json
 from worldsim.diffusion import grids, samplers, stochastic
 from worldsim.diffusion.discrete import DiscreteVP
 from worldsim.diffusion.guidance import Guidance
-from worldsim.diffusion.names import SAMPLING, choose_guidance, choose_sampler
+from worldsim.diffusion.names import choose_guidance, choose_sampler
 from worldsim.diffusion.prediction import (
     CleanPrediction,
     NoisePrediction,
@@ -62,7 +62,7 @@ SAMPLERS = (
     stochastic.EulerMaruyamaSampler, stochastic.ChurnSampler, stochastic.LangevinSampler,
 )  # fmt: skip
 GRIDS = (grids.UniformGrid, grids.TrailingGrid, grids.KarrasGrid, grids.LogSNRGrid)
-VALUES = {cls.__name__: cls for cls in (*PROCESSES, *PREDICTIONS, *SAMPLERS, *GRIDS)}
+VALUES = {cls.__name__: cls for cls in (*PROCESSES, *PREDICTIONS, *SAMPLERS, *GRIDS, Guidance)}
 WEIGHTS = ("autoencoder", "denoiser", "outcome", "prompts")
 
 
@@ -180,6 +180,7 @@ def _describe(world: WorldModel) -> dict[str, Any]:
             "process": _plain_value(denoiser.process),
             "prediction": _plain_value(denoiser.prediction),
             "sampler": _plain_value(world.sampler),
+            "guidance": _plain_value(world.guidance),
         },
     }
 
@@ -217,8 +218,7 @@ def _build(
         raise ValueError(
             f"expected prompts with actions of {info.action_space}, found {prompts.action.shape[-1]} channels"
         )
-    sampler = sampler if steps is None else replace(sampler, steps=steps)
-    return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"])
+    return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"], guidance)
 
 
 def module_of(config: Any) -> nn.Module:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from worldsim import noise
 from worldsim.actions import ActionCodec
+from worldsim.diffusion.flow import count_evaluations
+from worldsim.diffusion.guidance import Guidance
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeModel
 from worldsim.types import Autoencoder, Clip, Outcome, Rows, Sampler, WorldInfo
@@ -43,13 +45,16 @@ class WorldModel:
         sampler: Sampler,
         prompts: Clip,
         context_level: float,
+        guidance: Guidance | None = None,
     ):
         """`prompts` `[p t …]` are clips to start from; `context_level` is the noise level of committed frames."""
         self.info, self.sampler, self.context_level, self.prompts = info, sampler, context_level, prompts
+        self.guidance = guidance
         self.autoencoder, self.denoiser, self.outcome = (
             part.eval().requires_grad_(False) for part in (autoencoder, denoiser, outcome)
         )
         self.action_codec = ActionCodec(info.action_space, info.discrete_table)
+        self._null = self.action_codec.null.to(self.device)
         seeds = noise.address_of(list(range(self.num_prompts)), self.device)
         self._prompt_states = self.initial(prompts, seeds)  # computed once, so that a reset is a copy
 
@@ -65,8 +70,9 @@ class WorldModel:
 
     @property
     def steps(self) -> int:
-        """Network evaluations for one frame (K)."""
-        return self.sampler.steps
+        """Network evaluations for one frame (K), those of guidance among them."""
+        branches = 2 if self.guidance is not None and self.guidance.scale != 1 else 1
+        return branches * count_evaluations(self.sampler, self.denoiser.process)
 
     @property
     def latent_bound(self) -> Tensor:
@@ -110,7 +116,9 @@ class WorldModel:
         def draw(index: int) -> Tensor:
             return noise.normal(address, shape, noise.SOLVER + (index << noise.INDEX)) if index else start
 
-        latent, features = self.denoiser.sample(self.sampler, action, state.context, draw)
+        latent, features = self.denoiser.sample(
+            self.sampler, action, state.context, draw, self.guidance, self._null
+        )
         outcome = self.outcome(features, action).sample(noise.uniform(address, (2,), noise.OUTCOME))
         context = self._commit(latent, action, state.context, commit)
         return WorldState(context, latent, state.age + 1, address), outcome

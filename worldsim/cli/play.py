@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from omegaconf import DictConfig
 
+from worldsim import bundle
 from worldsim.data.policies import POLICIES, Policy, find_policy
 from worldsim.env import WorldModelEnv
 from worldsim.options import read_seed
@@ -15,6 +16,7 @@ from worldsim.play.headless import play_headless
 from worldsim.play.script import ScriptPolicy, read_script
 from worldsim.play.video import VideoWriter
 from worldsim.play.window import PlayWindow, has_display
+from worldsim.world_model import WorldModel
 
 FRAMES = 300  # of a video, where neither frames= nor script= says
 
@@ -22,7 +24,7 @@ FRAMES = 300  # of a video, where neither frames= nor script= says
 def main(config: DictConfig) -> int:
     """Plays as `configs/play.yaml` says."""
     _check(config)
-    env = WorldModelEnv(str(config.world), device=config.device, steps=config.steps)
+    env = WorldModelEnv(_load(config))
     policy = _make_policy(config, env)
     if not config.headless and has_display():
         with PlayWindow(env, policy, config.seed, config.scale) as window:
@@ -36,6 +38,10 @@ def main(config: DictConfig) -> int:
     times = f"p50 {session.milliseconds(50):.1f} ms, p95 {session.milliseconds(95):.1f} ms"
     print(f"{frames} frames, {times} a frame with decode, K = {env.world.steps}, {env.world.device}: {config.out}")
     return 0
+
+
+def _load(config: DictConfig) -> WorldModel:
+    return bundle.load(str(config.world), config.device, config.steps, config.sampler, config.guidance)
 
 
 def _make_policy(config: DictConfig, env: WorldModelEnv) -> Policy | None:

@@ -6,6 +6,7 @@ Leaves out training with dropped conditions, which the objective does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self):
+        is_number = isinstance(self.scale, (int, float)) and not isinstance(self.scale, bool)
+        require(is_number and math.isfinite(self.scale), "guidance's scale to be a number", self.scale)
         require(self.drops in DROPS, f"drops to be one of {', '.join(DROPS)}", self.drops)
         low, high = self.interval
         require(0 <= low <= high <= 1, "an interval of levels, 0 <= low <= high <= 1", self.interval)

@@ -132,7 +132,7 @@ class ChurnSampler:
     steps: int = 16
     churn: float = 8.0
     ratio_min: float = 0.0
-    ratio_max: float = math.inf
+    ratio_max: float = 1e6
     noise_scale: float = 1.0
     grid: Grid = UNIFORM
     __call__ = solve

@@ -2,19 +2,21 @@
 
 Here as the waist: what samplers and losses call, whatever network stands behind it. Everything about levels that a
 network does not know happens here: its input has unit variance, its output becomes a clean latent.
-Leaves out guidance, which wraps the callable, and the weights' average, which training keeps.
+Leaves out what guidance is, which wraps the callable, and the weights' average, which training keeps.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.diffusion.guidance import Guidance
 from worldsim.diffusion.prediction import CleanPrediction, Prediction, check, to_clean
 from worldsim.diffusion.process import RectifiedFlow, add_noise, expand, unit_variance
-from worldsim.types import Backbone, Noise, NoiseProcess, Sampler, Stream
+from worldsim.types import Backbone, Denoise, Noise, NoiseProcess, Sampler, Stream
 
 HISTORY = RectifiedFlow()
 """How context is noised, whatever the process: its level is the share of noise (conditioning augmentation)."""
@@ -52,17 +54,38 @@ class Denoiser(nn.Module):
         """Clamps clean latents `[... c h w]` to what the codec can produce, which keeps a closed loop bounded."""
         return clean.clamp(self.bound[0], self.bound[1])
 
-    def sample(self, sampler: Sampler, action: Tensor, context, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Samples the next frame's latent `[b c h w]`; also returns the features of the last network evaluation."""
-        features, newest = None, self.backbone.newest(context)
+    def sample(
+        self,
+        sampler: Sampler,
+        action: Tensor,
+        context: Any,
+        noise: Noise,
+        guidance: Guidance | None = None,
+        null: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Samples the next frame's latent `[b c h w]`; also returns the features of the last network evaluation.
 
-        def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
-            nonlocal features
-            output, features = self.backbone.read(self._scaled(x, level), level, target_level, action, context)
-            return self.clamp(self._clean(output, x, level, newest))
+        `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame alone, the context is shared.
+        """
+        features = None
 
+        def given(action: Tensor, context: Any) -> Denoise:
+            newest = self.backbone.newest(context)
+
+            def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
+                nonlocal features
+                output, features = self.backbone.read(self._scaled(x, level), level, target_level, action, context)
+                return self.clamp(self._clean(output, x, level, newest))
+
+            return denoise
+
+        denoise = given(action, context)
+        if guidance is not None:
+            is_action = guidance.drops == "action"
+            less = (null.expand_as(action), context) if is_action else (action, self.backbone.start(len(action)))
+            denoise = guidance(denoise, given(*less))
         shape = (action.shape[0], *self.backbone.config.latent_shape)
-        return sampler(denoise, self.process, shape, noise), features
+        return self.clamp(sampler(denoise, self.process, shape, noise)), features
 
     def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context):
         """Returns the context with one more frame, noised to `level [b]` and labelled so."""
