@@ -12,23 +12,25 @@ import imageio.v3 as iio
 import numpy as np
 
 from worldsim import bundle
+from worldsim.actions import unpack
 from worldsim.data.policies import find_policy
 from worldsim.env import WorldModelEnv
+from worldsim.evaluation.report import detail, termination
 from worldsim.evaluation.sheet import contact_sheet
 
 FRAMES, SHOWN, DREAMS = 300, 12, 4
 
 
-def dreams(folder: Path) -> np.ndarray:
+def dreams(folder: Path, policy_name: str) -> np.ndarray:
     """Returns a sheet of four dreams, a row each, that go on for 300 frames whatever the outcome model says."""
     env, rows = WorldModelEnv(str(folder)), []
     for seed in range(DREAMS):
         frame, _ = env.reset(seed=seed)
-        policy = find_policy("sticky")(env.action_space, np.random.default_rng(seed))
+        policy = find_policy(policy_name)(env.action_space, np.random.default_rng(seed))
         frames = [frame]
         for step in range(FRAMES - 1):
-            action = policy(frame[None], np.array([step == 0]))[0]
-            frame, *_ = env.step(action.astype(env.action_space.dtype))
+            packed = policy(frame[None], np.array([step == 0]))[0]
+            frame, *_ = env.step(unpack(env.action_space, packed))
             frames.append(frame)
         rows += [frames[i] for i in np.linspace(0, FRAMES - 1, SHOWN).astype(int)]
     return contact_sheet(rows, SHOWN, scale=2)
@@ -42,13 +44,17 @@ def card(text: dict, record: str, wrong: str) -> str:
     """Returns the world's card."""
     p, m = text["provenance"], text["metrics"]
     figure = lambda part: "{mean:.2f} dB [{low:.2f}, {high:.2f}]".format(**part["psnr"])  # noqa: E731
-    rows = "\n".join(f"| {h} | {figure(m['open_loop'][h])} | {figure(m['copy_last'][h])} |" for h in m["open_loop"])
+    rows = "\n".join(
+        f"| {h} | {figure(part)} | {figure(m['copy_last'][h])} | {detail(part)} |" for h, part in m["open_loop"].items()
+    )
     places = "".join(
-        f"| {name} | {value['within_1px']:.0%} | {pixels(value['median_px'])} |\n"
+        f"| {name} | {value['within_1px']:.0%} | {value['within_2px']:.0%} | {pixels(value['median_px'])} |\n"
         for name, value in m.get("positions", {}).items()
         if name.endswith(("/1", "/16"))
     )
-    table = f"\n| thing / step | within 1 px | median distance |\n|---|---|---|\n{places}" if places else ""
+    head = "\n| thing / step | within 1 px | within 2 px | median distance |\n|---|---|---|---|\n"
+    table = head + places if places else ""
+    ends = f"\n{termination(m['termination']).capitalize()}.\n" if m.get("termination") else ""
     return f"""# {text["name"]}
 
 A learned world of {text["game"]}: {p["minutes"]:g} minutes of training (preset {p["preset"]}, seed {p["seed"]}) on
@@ -61,10 +67,10 @@ Data: {p["data"]["episodes"]} episodes for training, {p["data"]["frames"]} frame
 Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, K = {m["steps"]}; PSNR [95 % interval].
 Codec {figure(m["codec"])}; one step {figure(m["one_step"])}; the mean frame {figure(m["dataset_mean"])}.
 
-| steps ahead | dream | last frame kept |
-|---|---|---|
+| steps ahead | dream | last frame kept | fine detail, dream / real |
+|---|---|---|---|
 {rows}
-{table}
+{table}{ends}
 What it gets wrong: {wrong}
 
 ![Four dreams of 300 frames, a row each](sheet.png)
@@ -76,6 +82,7 @@ def main() -> None:
     parser.add_argument("world", type=Path, help="bundle folder")
     parser.add_argument("measured", type=Path, help="folder that `worldsim eval` wrote")
     parser.add_argument("name")
+    parser.add_argument("--policy", default="sticky", help="who acts in the dreams of the contact sheet")
     parser.add_argument("--record", required=True, help="the command that recorded the data")
     parser.add_argument("--wrong", required=True, help="what the world gets wrong, in words")
     arguments = parser.parse_args()
@@ -85,7 +92,7 @@ def main() -> None:
     text |= {"name": arguments.name, "metrics": json.loads((arguments.measured / "metrics.json").read_text())}
     (target / "world.json").write_text(json.dumps(text, indent=1) + "\n")
     (target / "README.md").write_text(card(text, arguments.record, arguments.wrong))
-    iio.imwrite(target / "sheet.png", dreams(target))
+    iio.imwrite(target / "sheet.png", dreams(target, arguments.policy))
     print(f"wrote {target}")
 
 
