@@ -142,19 +142,24 @@ def label(take: Take, file: ActionFile | None, layout: ActionLayout, max_episode
         )
     numbers = file.columns.get(EPISODE, np.zeros(rows))
     starts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()]
-    lasts = [*(start - 1 for start in starts[1:]), frames - 1]
-    ends = set()
+    rewards = file.columns[REWARD].astype(np.float32) if REWARD in file.columns else None
+    spans = episode_spans(starts, frames, max_episode_steps, file.path)
+    return LabelledTake(take, spans, layout.pack(file), rewards, _final_frames(file, starts, frames))
+
+
+def _final_frames(file: ActionFile, starts: list[int], frames: int) -> frozenset[int]:
+    """Returns the last frames of episodes that say `terminated`, in the row of that frame or of the step to it."""
+    rows, found = file.num_rows, set()
+    lasts = np.array([*starts[1:], frames]) - 1
     for row in np.flatnonzero(file.columns.get(TERMINATED, np.zeros(rows))).tolist():
-        last = next(last for last in lasts if last >= row)
+        last = int(lasts[np.searchsorted(lasts, row)])
         if row < last - 1:
             raise ValueError(
                 f"expected {TERMINATED!r} in an episode's last row only, found it in row {row + 1} of {file.path}, "
                 f"whose episode goes on to row {min(last + 1, rows)}; a column {EPISODE!r} tells episodes apart"
             )
-        ends.add(last)
-    rewards = file.columns[REWARD].astype(np.float32) if REWARD in file.columns else None
-    spans = episode_spans(starts, frames, max_episode_steps, file.path)
-    return LabelledTake(take, spans, layout.pack(file), rewards, frozenset(ends))
+        found.add(last)
+    return frozenset(found)
 
 
 def episode_spans(starts: list[int], num_frames: int, longest: int | None, path: Path) -> list[tuple[int, int]]:
