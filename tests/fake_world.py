@@ -4,6 +4,7 @@ Here so that env, agents, play and recorder are tested in microseconds. Leaves o
 """
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from gymnasium import spaces
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from worldsim.actions import ActionCodec
 from worldsim.types import Clip, Outcome, Rows, WorldInfo
+from worldsim.world_model import WorldModel
 
 ARROWS = {"rest": [0], "bindings": [{"keys": [key], "set": {"0": i + 1}} for i, key in enumerate(("a", "d", "left"))]}
 PROMPT, EPISODE, AGE, ACTION, PAST = range(5)  # bands of eight lines, top to bottom, each a grey of its number
@@ -57,6 +59,17 @@ class FakeWorld:
         context = (state.context * 31 + (number * 8 + luck * 100).long() + 1) % 251
         latent = torch.stack((state.latent[:, 0, 0, 0], number, luck), -1)[..., None, None]
         return FakeState(context, latent, state.age + 1, address), Outcome(luck + number, end < self.end)
+
+    def foresee(self, state, action):
+        state, outcome = self.step(state, action)
+        return state, SimpleNamespace(
+            reward_mean=outcome.reward, end_probability=torch.full_like(outcome.reward, self.end)
+        )
+
+    rollout = WorldModel.rollout
+
+    def uncertainty(self, before, action, after):
+        return after.latent[:, 2, 0, 0] + 1
 
     def observe(self, state):
         shown = (state.latent[:, 0, 0, 0], state.address[:, 1], state.age, state.latent[:, 1, 0, 0] * 8, state.context)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,9 +20,9 @@ from torch import Tensor
 
 from worldsim import bundle, noise
 from worldsim.action_reader import ActionReader
-from worldsim.options import Start, read_options
+from worldsim.options import Start, read_options, read_plans, read_seeds
 from worldsim.state_file import EnvState, read_state
-from worldsim.types import Clip, Outcome
+from worldsim.types import Clip, Outcome, map_rows
 from worldsim.world_model import WorldModel, WorldState
 
 OBSERVATIONS = ("rgb", "latent")
@@ -66,6 +67,7 @@ class Dream:
         actions: str = "native",
         max_episode_steps: int | None = None,
         compile: bool = False,
+        uncertainty: bool = False,
     ):
         if max_episode_steps is not None and not (isinstance(max_episode_steps, int) and max_episode_steps >= 1):
             raise ValueError(f"expected max_episode_steps of at least 1 or None, found {max_episode_steps!r}")
@@ -77,6 +79,8 @@ class Dream:
         self._step = torch.compile(world.step) if compile else world.step
         self._state: WorldState | None = None
         self.terminated = torch.zeros(rows, dtype=torch.bool, device=world.device)  # [b], by the last step
+        self.is_measured = uncertainty
+        self._uncertainty = torch.zeros(rows, device=world.device)
         self._frames: Tensor | None = None
 
     @property
@@ -97,6 +101,21 @@ class Dream:
     def truncated(self) -> Tensor:
         """Which rows have come to the time limit, bool `[b]`."""
         return self.state.address[:, 2] >= self._limit
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What Gymnasium's metadata says of the world: its rate, and where actions are the game's, keys and table."""
+        info, is_native = self.world.info, self.reader.space == self.world.info.action_space
+        return {
+            "render_fps": info.fps,
+            "keymap": info.keymap if is_native else None,
+            "discrete_table": info.discrete_table if is_native else None,
+        }
+
+    def facts(self) -> dict[str, Tensor]:
+        """Returns what infos say of each row: its age, and where it is measured the last step's uncertainty, `[b]`."""
+        facts = {"age": self.state.age}
+        return facts | {"uncertainty": self._uncertainty} if self.is_measured else facts
 
     def read_options(self, options: Mapping | None, known: tuple[str, ...]) -> tuple[Tensor | None, Start]:
         """Returns which rows reset options start, and from what; see `options.read_options`."""
@@ -120,9 +139,23 @@ class Dream:
 
     def step(self, action: Tensor) -> Outcome:
         """Steps every row by encoded actions `[b a]`."""
-        state, outcome = self._step(self.state, action)
+        before = self.state
+        state, outcome = self._step(before, action)
         self._move(state, outcome.terminated)
+        if self.is_measured:
+            self._uncertainty = self.world.uncertainty(before, action, state)
         return outcome
+
+    def rollout(self, state: EnvState | bytes, actions: Any, seed: Any, expected: bool) -> tuple[Tensor, Tensor]:
+        """Returns rewards and terminations `[b H]` of dreaming on from a state; see `WorldModelVectorEnv.rollout`."""
+        vectors = read_plans(actions, self.reader)
+        rows = len(vectors)
+        state = read_state(state, self.world, tuple({1, rows}))
+        state = map_rows(lambda x: x.expand(rows, *x.shape[1:]), state)
+        if seed is not None:
+            state = with_luck(state, read_seeds(seed, rows))
+        over = state.terminated[:, None]
+        return tuple(part.masked_fill(over, 0) for part in self.world.rollout(state.world, vectors, expected))
 
     def observe(self) -> Tensor:
         """Returns what the rows show, uint8 `[b H W 3]` or float32 `[b c h w]`; not to be written to."""
@@ -165,11 +198,20 @@ class Dream:
             fresh = self.world.initial(start, address)
         else:
             fresh = replace(start, age=torch.zeros_like(start.age), address=address)
-        running = torch.zeros_like(self.terminated)
+        running, uncertainty = torch.zeros_like(self.terminated), self._uncertainty
         if mask is None:
             self._move(fresh, running)
         else:
             self._move(self.state.where(mask, fresh), self.terminated & ~mask)
+            self._uncertainty = uncertainty.masked_fill(mask, 0)
 
     def _move(self, state: WorldState, terminated: Tensor) -> None:
         self._state, self.terminated, self._frames = state, terminated, None
+        self._uncertainty = torch.zeros_like(self._uncertainty)  # of a frame that no step led to
+
+
+def with_luck(state: EnvState, seeds: list[int]) -> EnvState:
+    """Returns a state whose rows draw what is to come by other seeds."""
+    seeds = torch.tensor(seeds, device=state.terminated.device)
+    address = torch.cat((seeds[:, None], state.world.address[:, 1:]), 1)
+    return replace(state, world=replace(state.world, address=address))

@@ -37,6 +37,8 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
 
     `world` is a shipped world's name, a bundle's path, or (constructed directly, not by `gym.make`) a loaded world.
     Observations are frames, or with `obs="latent"` what the network dreams in: float32 within the codec's bounds.
+    With `uncertainty` the infos tell how unsure a step was, for one more network evaluation: see
+    `WorldModel.uncertainty`; it is 0 where nothing was dreamed yet.
     A copy by pickle is a fresh env of the same arguments: what it stands at is `get_state()`'s.
     """
 
@@ -53,16 +55,17 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
         actions: str = "native",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        uncertainty: bool = False,
     ):
         self._arguments = {
             "compile": compile, "obs": obs, "actions": actions, "max_episode_steps": max_episode_steps,
-            "render_mode": check_render_mode(render_mode),
+            "render_mode": check_render_mode(render_mode), "uncertainty": uncertainty,
         }  # fmt: skip
         gym.utils.EzPickle.__init__(self, world, device=device, steps=steps, **self._arguments)
         self.render_mode = render_mode
         self.world = open_world(world, device, steps)
-        self.metadata = {**type(self).metadata, "render_fps": self.world.info.fps}
-        self._dream = Dream(self.world, 1, obs, actions, max_episode_steps, compile)
+        self._dream = Dream(self.world, 1, obs, actions, max_episode_steps, compile, uncertainty)
+        self.metadata = {**type(self).metadata, **self._dream.metadata}
         self.observation_space = self._dream.observation_space
         self.action_space = self._dream.reader.space
 
@@ -123,6 +126,12 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
         """Returns a vector env of `n` rows that stand where this env stands; see `WorldModelVectorEnv.fork`."""
         return fork(self._dream, n, seed, self._arguments | arguments)
 
+    def rollout(
+        self, state: EnvState | bytes, actions: Any, *, seed: Any = None, expected: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what plans `[b H …]` bring from a state on, undecoded; see `WorldModelVectorEnv.rollout`."""
+        return tuple(part.cpu().numpy() for part in self._dream.rollout(state, actions, seed, expected))
+
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Returns the action of every combination of up to three keys, for `gymnasium.utils.play`."""
         keymap, combinations = self.keymap, {}
@@ -135,4 +144,5 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
         return combinations
 
     def _observe(self) -> tuple[np.ndarray, dict]:
-        return self._dream.observe()[0].cpu().numpy().copy(), {"age": int(self._dream.state.age)}
+        infos = {name: value.item() for name, value in self._dream.facts().items()}
+        return self._dream.observe()[0].cpu().numpy().copy(), infos

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # What a draw is for; a draw's word is its kind, plus an index (the solver's i-th draw) in the bits above.
-START, SOLVER, COMMIT, OUTCOME, PROMPT = range(5)
+START, SOLVER, COMMIT, OUTCOME, PROMPT, AGAIN = range(6)
 INDEX = 16  # an index is shifted left by this many bits before a kind is added
 
 _MASK = 0xFFFFFFFF

@@ -60,6 +60,18 @@ def read_options(
     return mask, None if prompt is None else _read_prompt(prompt, world, reader, rows)
 
 
+def read_plans(actions: Any, reader: ActionReader) -> Tensor:
+    """Returns plans, an agent's actions with a row and a step in front, encoded: `[b H a]`. Raises ValueError."""
+    leaf = actions
+    while isinstance(leaf, (Mapping, tuple)):
+        leaf = next(iter(leaf.values() if isinstance(leaf, Mapping) else leaf), None)
+    shape = _array(leaf).shape
+    if len(shape) < 2 or 0 in shape[:2]:
+        raise ValueError(f"expected plans, actions in rows and steps [b H ...], found {one_line(actions)}")
+    rows, count = shape[:2]
+    return reader.read(_flatten(actions, rows, count), rows * count).unflatten(0, (rows, count))
+
+
 def _read_mask(mask: Any, rows: int, device: torch.device) -> Tensor:
     """Returns a mask on the device; one that is a tensor is not looked at, so that nothing waits for it."""
     is_mask = isinstance(mask, (np.ndarray, Tensor)) and mask.dtype in (np.bool_, torch.bool)
@@ -98,7 +110,7 @@ def _array(value: Any) -> np.ndarray:
     try:
         return np.asarray(to_host(value))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"expected numbers in options['prompt'], found {one_line(value)}") from error
+        raise ValueError(f"expected numbers, found {one_line(value)}") from error
 
 
 def _read_frames(frames: np.ndarray, world: Any, rows: int) -> np.ndarray:

@@ -7,7 +7,6 @@ Leaves out what both envs share (`dream.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from worldsim.action_reader import are_tensors
-from worldsim.dream import RENDER_MODES, Dream, check_render_mode, open_world
+from worldsim.dream import RENDER_MODES, Dream, check_render_mode, open_world, with_luck
 from worldsim.options import read_seeds
 from worldsim.state_file import EnvState
 from worldsim.world_model import WorldModel
@@ -61,6 +60,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
         render_mode: str | None = None,
         output: str = "numpy",
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        uncertainty: bool = False,
     ):
         if not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
             raise ValueError(f"expected num_envs of at least 1, found {num_envs!r}")
@@ -69,15 +69,14 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
         self._arguments = {
             "compile": compile, "obs": obs, "actions": actions, "max_episode_steps": max_episode_steps,
             "render_mode": check_render_mode(render_mode), "output": output,
-            "autoreset_mode": _read_autoreset_mode(autoreset_mode),
+            "autoreset_mode": _read_autoreset_mode(autoreset_mode), "uncertainty": uncertainty,
         }  # fmt: skip
         gym.utils.EzPickle.__init__(self, world, num_envs, device=device, steps=steps, **self._arguments)
         self.num_envs, self.render_mode, self.output = int(num_envs), render_mode, output
         self.autoreset_mode, self._is_torch = self._arguments["autoreset_mode"], output == "torch"
         self.world = open_world(world, device, steps)
-        fps = self.world.info.fps
-        self.metadata = {**type(self).metadata, "render_fps": fps, "autoreset_mode": self.autoreset_mode}
-        self._dream = Dream(self.world, self.num_envs, obs, actions, max_episode_steps, compile)
+        self._dream = Dream(self.world, self.num_envs, obs, actions, max_episode_steps, compile, uncertainty)
+        self.metadata = {**type(self).metadata, **self._dream.metadata, "autoreset_mode": self.autoreset_mode}
         self._every_row = torch.ones(self.num_envs, dtype=torch.bool, device=self.world.device)
         self.single_observation_space = self._dream.observation_space
         self.single_action_space = self._dream.reader.space
@@ -114,9 +113,9 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
         terminated, truncated = self._dream.terminated, self._dream.truncated
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._may_hold(terminated | truncated):
             infos |= self._finish(terminated | truncated)
-        observations, ages = self._observe(self._every_row)
+        observations, facts = self._observe(self._every_row)
         reward = reward if self._is_torch else reward.double()  # Gymnasium's own are float64
-        return (observations, *map(self._hand_out, (reward, terminated, truncated)), infos | ages)
+        return (observations, *map(self._hand_out, (reward, terminated, truncated)), infos | facts)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Returns each row's current frame, uint8 `[H W 3]`, with `render_mode="rgb_array"`."""
@@ -142,6 +141,16 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
         """
         return fork(self._dream, n, seed, self._arguments | arguments)
 
+    def rollout(self, state: EnvState | bytes, actions: Any, *, seed: Any = None, expected: bool = False):
+        """Returns the rewards and terminations `[b H]` that plans bring: actions, with rows and steps in front.
+
+        The rows begin where a state of one row or b rows stands; this env stays where it is. Nothing is decoded and no
+        time limit holds. A row that ended brings nothing any more: reward 0, termination False. Luck is the state's
+        own, or with a `seed` (or one for each row) other luck. With `expected` rewards and terminations are not drawn
+        but expected rewards and probabilities, both times the probability of having come so far.
+        """
+        return tuple(map(self._hand_out, self._dream.rollout(state, actions, seed, expected)))
+
     def _read(self, actions: Any) -> tuple[Tensor, dict[str, Any]]:
         if not (self._is_torch and are_tensors(actions)):
             return self._dream.reader.read(actions, self.num_envs), {}
@@ -159,7 +168,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
 
     def _finish(self, ended: Tensor) -> dict[str, Any]:
         """Starts the next episode of rows that ended; returns what they showed last, as Gymnasium 1.4 hands it out."""
-        final, age = self._hand_out(self._dream.observe()), self._ages(ended)
+        final, infos = self._hand_out(self._dream.observe()), self._infos(ended)
         if not self._is_torch:
             rows, shown = ended.cpu().numpy(), final
             final = np.full(self.num_envs, None, object)
@@ -167,13 +176,16 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
                 final[row] = shown[row].copy()
         self._dream.begin_next(ended)
         masks = {name: self._hand_out(ended) for name in ("_final_obs", "_final_info")}
-        return {"final_obs": final, "final_info": age, **masks}
+        return {"final_obs": final, "final_info": infos, **masks}
 
     def _observe(self, rows: Tensor) -> tuple[Any, dict[str, Any]]:
-        return self._hand_out(self._dream.observe()), self._ages(rows)
+        return self._hand_out(self._dream.observe()), self._infos(rows)
 
-    def _ages(self, rows: Tensor) -> dict[str, Any]:
-        return {"age": self._hand_out(self._dream.state.age * rows), "_age": self._hand_out(rows)}
+    def _infos(self, rows: Tensor) -> dict[str, Any]:
+        facts = {name: value * rows for name, value in self._dream.facts().items()}
+        return {
+            key: self._hand_out(value) for name in facts for key, value in ((name, facts[name]), (f"_{name}", rows))
+        }
 
     def _hand_out(self, value: Tensor) -> Any:
         """Returns a value as the agent wants it, in storage of its own."""
@@ -186,10 +198,7 @@ def fork(dream: Dream, n: int, seed: int | None, arguments: dict[str, Any]) -> W
         raise ValueError(f"expected a fork into at least 1, found {n!r}")
     rows = torch.arange(dream.rows, device=dream.world.device).repeat_interleave(int(n))
     state = dream.get_state().select(rows)
-    if seed is not None:
-        seeds = torch.tensor(read_seeds(seed, len(rows)), device=rows.device)
-        address = torch.cat((seeds[:, None], state.world.address[:, 1:]), 1)
-        state = replace(state, world=replace(state.world, address=address))
+    state = state if seed is None else with_luck(state, read_seeds(seed, len(rows)))
     envs = WorldModelVectorEnv(dream.world, len(rows), **arguments)
     envs.set_state(state)
     return envs

@@ -18,8 +18,9 @@ from worldsim import noise
 from worldsim.actions import ActionCodec
 from worldsim.diffusion.flow import count_evaluations
 from worldsim.diffusion.guidance import Guidance
+from worldsim.diffusion.samplers import EulerSampler
 from worldsim.models.denoiser import Denoiser
-from worldsim.models.outcome import OutcomeModel
+from worldsim.models.outcome import OutcomeDistribution, OutcomeModel
 from worldsim.types import Autoencoder, Clip, Outcome, Rows, Sampler, WorldInfo
 
 
@@ -109,6 +110,12 @@ class WorldModel:
     @torch.no_grad()
     def step(self, state: WorldState, action: Tensor) -> tuple[WorldState, Outcome]:
         """Dreams the next frame for encoded actions `[b a]`; draws its reward and its end."""
+        state, outcome = self.foresee(state, action)
+        return state, outcome.sample(noise.uniform(state.address, (2,), noise.OUTCOME))
+
+    @torch.no_grad()
+    def foresee(self, state: WorldState, action: Tensor) -> tuple[WorldState, OutcomeDistribution]:
+        """Dreams the next frame for encoded actions `[b a]`; returns what may come with it instead of drawing it."""
         address = state.address + torch.arange(3, device=self.device) // 2  # [0, 0, 1], made on the device
         shape = tuple(state.latent.shape[1:])
         start, commit = noise.normals(address, shape, (noise.START, noise.COMMIT)).unbind(1)
@@ -116,12 +123,37 @@ class WorldModel:
         def draw(index: int) -> Tensor:
             return noise.normal(address, shape, noise.SOLVER + (index << noise.INDEX)) if index else start
 
-        latent, features = self.denoiser.sample(
-            self.sampler, action, state.context, draw, self.guidance, self._null
-        )
-        outcome = self.outcome(features, action).sample(noise.uniform(address, (2,), noise.OUTCOME))
+        latent, features = self.denoiser.sample(self.sampler, action, state.context, draw, self.guidance, self._null)
         context = self._commit(latent, action, state.context, commit)
-        return WorldState(context, latent, state.age + 1, address), outcome
+        return WorldState(context, latent, state.age + 1, address), self.outcome(features, action)
+
+    @torch.no_grad()
+    def rollout(self, state: WorldState, actions: Tensor, expected: bool = False) -> tuple[Tensor, Tensor]:
+        """Dreams on by encoded actions `[b H a]`, without decoding; returns rewards and terminations, `[b H]`.
+
+        A row that ended brings nothing any more. With `expected` nothing is drawn of outcomes: rewards are expected
+        ones and terminations probabilities, both times the probability that the row has come so far.
+        """
+        alive, rewards, ends = torch.ones(len(actions), device=actions.device), [], []
+        for action in actions.unbind(1):
+            state, outcome = self.foresee(state, action) if expected else self.step(state, action)
+            rewards.append(alive * (outcome.reward_mean if expected else outcome.reward))
+            ends.append(alive * (outcome.end_probability if expected else outcome.terminated))
+            alive = alive - ends[-1]
+        ends = torch.stack(ends, 1)
+        return torch.stack(rewards, 1), ends if expected else ends.bool()
+
+    @torch.no_grad()
+    def uncertainty(self, before: WorldState, action: Tensor, after: WorldState) -> Tensor:
+        """Returns how unsure the frame is to which `action` led, `[b]`: the price is one network evaluation.
+
+        It is the distance (root mean square, latents have unit scale) between the frame's latent and what a single
+        evaluation makes of other noise.
+        """
+        shape = tuple(after.latent.shape[1:])
+        again = noise.normal(after.address, shape, noise.AGAIN)
+        other, _ = self.denoiser.sample(EulerSampler(1), action, before.context, lambda index: again)
+        return (after.latent - other).square().mean((1, 2, 3)).sqrt()
 
     @torch.no_grad()
     def observe(self, state: WorldState) -> Tensor:
