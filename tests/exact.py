@@ -60,6 +60,9 @@ class Mixture:
         return middle
 
 
+MIXTURE = Mixture()
+
+
 @dataclass(frozen=True)
 class CutGrid:
     """A stretch of Karras' grid, from one ratio sigma / alpha to another: neither pure noise nor clean."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from exact import PROCESSES, CutGrid, Mixture, column, ends
+from exact import MIXTURE, PROCESSES, CutGrid, column, ends
 
 from worldsim.diffusion import samplers
 from worldsim.diffusion.flow import count_evaluations
@@ -36,7 +36,6 @@ ORDERS = [  # sampler, its order, how near to it, measured from how many steps t
 ]
 SAMPLERS = [sampler for sampler, *_ in ORDERS]
 NAMES = [f"{type(s).__name__}{getattr(s, 'order', '')}" for s in SAMPLERS]
-MIXTURE = Mixture()
 
 
 def error(sampler, process):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from exact import PROCESSES, CutGrid, Mixture, column, ends, gaussian_denoiser, propagate
+from exact import MIXTURE, PROCESSES, CutGrid, column, ends, gaussian_denoiser, propagate
 
 from worldsim.diffusion.discrete import DiscreteVP
 from worldsim.diffusion.flow import Flow, count_evaluations
@@ -137,7 +137,7 @@ def sample(sampler, process=None, rows=(0, 1, 2, 3)):
         drawn = torch.randn(4, 1, 2, 2, generator=torch.Generator().manual_seed(index), dtype=torch.float64)
         return drawn[list(rows)]
 
-    return sampler(Mixture().denoiser(process), process, (len(rows), 1, 2, 2), noise)
+    return sampler(MIXTURE.denoiser(process), process, (len(rows), 1, 2, 2), noise)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Samples the next frame's latent `[b c h w]`; also returns the features of the last network evaluation.
 
-        `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame alone, the context is shared.
+        `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame, the context being shared.
         """
         features = None
 
