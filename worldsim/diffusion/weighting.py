@@ -16,7 +16,9 @@ from torch import Tensor
 
 from worldsim.types import NoiseProcess
 
-MAX_SNR = 1e4  # every weighting counts a cleaner level like this one (sigma / alpha = 0.01), and so stays finite
+MAX_SNR = 400.0
+"""A cleaner level counts like the one with sigma = 0.05 alpha, about where Li & He 2025 stop: so all stay finite, and a
+few nearly clean draws do not outweigh all others where the clean latent itself is predicted."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,10 @@ class Sigmoid:
 
 @dataclass(frozen=True)
 class FlowWeight:
-    """The squared error of the velocity of rectified flow, its level kept above `smallest` (Li & He 2025: 0.05)."""
-
-    smallest: float = 0.05
+    """The squared error of the velocity of rectified flow (Liu et al. 2022; Lipman et al. 2022)."""
 
     def __call__(self, level: Tensor, process: NoiseProcess) -> Tensor:
-        return (1 + snr(level, process).sqrt()).clamp_max(1 / self.smallest) ** 2
+        return (1 + snr(level, process).sqrt()) ** 2
 
 
 def snr(level: Tensor, process: NoiseProcess) -> Tensor:
