@@ -40,7 +40,7 @@ def test_average_precision_agrees_with_all_thresholds_one_by_one_ties_included()
 def foretell(monkeypatch, world, ends_at):
     """Lets the dream say how likely each of its steps ends, by the real position it stands for."""
 
-    def step(state, action):
+    def foresee(state, action):
         seen.append(action.clone())
         position = state["first"] + state["step"]
         outcome = SimpleNamespace(end_probability=torch.tensor([ends_at(int(p)) for p in position]))
@@ -49,7 +49,7 @@ def foretell(monkeypatch, world, ends_at):
     seen = []
     begin = lambda prompt, address: {"first": address[:, 0].numpy(), "step": 0}  # noqa: E731 (row seed: the position)
     monkeypatch.setattr(world, "initial", begin)
-    monkeypatch.setattr(world, "step", step)
+    monkeypatch.setattr(world, "foresee", foresee)
     return seen
 
 

@@ -92,7 +92,6 @@ class Outcome(Rows):
 
     reward: Tensor  # [b] float32
     terminated: Tensor  # [b] bool
-    end_probability: Tensor | None = None  # [b], of which `terminated` is a draw
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -101,15 +102,25 @@ def require(fits: bool, expected: str, found: object) -> None:
         raise ValueError(f"expected {expected}, found {found}")
 
 
-# Numbers that depend on the sampler and the process alone: constants to `torch.compile`.
+# Numbers that depend on the sampler and the process alone: constants to `torch.compile`, and computed once for others.
 @torch.compiler.assume_constant_result
 def alpha_sigma(process: NoiseProcess, level: float) -> tuple[float, float]:
     """Returns alpha and sigma at a level, in float64."""
-    level = torch.tensor(level, dtype=torch.float64)
-    return process.alpha(level).item(), process.sigma(level).item()
+    return _alpha_sigma(process, level)
 
 
 @torch.compiler.assume_constant_result
 def level_of_ratio(process: NoiseProcess, ratio: float) -> float:
     """Returns the level at which sigma / alpha is `ratio`, in float64."""
+    return _level_of_ratio(process, ratio)
+
+
+@lru_cache(maxsize=4096)
+def _alpha_sigma(process: NoiseProcess, level: float) -> tuple[float, float]:
+    level = torch.tensor(level, dtype=torch.float64)
+    return process.alpha(level).item(), process.sigma(level).item()
+
+
+@lru_cache(maxsize=4096)
+def _level_of_ratio(process: NoiseProcess, ratio: float) -> float:
     return process.level_at(-2 * torch.tensor(ratio, dtype=torch.float64).log()).item()

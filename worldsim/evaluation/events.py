@@ -77,6 +77,6 @@ def _predictions(world: WorldModel, store: EpisodeStore, index: int, starts: int
     state = world.initial(prompt_of(latents[rows], actions[rows]), addresses(world, first, index))
     alive = torch.ones(len(first), dtype=torch.float64)
     for step in range(WITHIN):
-        state, outcome = world.step(state, actions[np.minimum(first + step, steps)])
+        state, outcome = world.foresee(state, actions[np.minimum(first + step, steps)])
         alive = alive * (1 - outcome.end_probability.double().cpu())
     return 1 - alive.numpy(), record.terminated & (first + WITHIN - 1 >= steps)

@@ -73,7 +73,7 @@ class OutcomeDistribution:
         near = (torch.arange(len(self.bins), device=index.device) - index).abs() <= 1
         local = probabilities * near
         reward = (local @ self.bins) / local.sum(-1)
-        return Outcome(reward, uniform[:, 1] < self.end_probability, self.end_probability)
+        return Outcome(reward, uniform[:, 1] < self.end_probability)
 
 
 class OutcomeModel(nn.Module):
