@@ -7,8 +7,19 @@ import torch
 from tiny_world import SPACE, conv_backbone, random_clip, shake, transformer_backbone
 
 from worldsim.actions import ActionCodec
+from worldsim.diffusion.levels import GridLevels, UniformLevels
+from worldsim.diffusion.prediction import (
+    CleanPrediction,
+    NoisePrediction,
+    PreconditionedPrediction,
+    VelocityPrediction,
+    VPrediction,
+)
+from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear
+from worldsim.diffusion.weighting import EDMWeight, Uniform
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
+from worldsim.models.unet import ConvBackbone
 from worldsim.objectives.denoising import DenoisingConfig, Draws, denoising_loss, noisy_history, resample_history
 from worldsim.objectives.outcome import outcome_loss
 from worldsim.types import Stream, map_rows
@@ -35,7 +46,6 @@ def loss(model, clip, config=None, shortcuts=True, resample=True, seed=0):
 
 def test_the_noise_on_the_history_is_what_its_level_says():
     clip = random_clip(400, 4, (4, 4, 4), CODEC)
-    model = denoiser()
     history = noisy_history(clip, DenoisingConfig(), Draws(clip.latents, generator()))
     level = history.level[..., None, None, None]
     noise = (history.latents - (1 - level) * clip.latents[:, :-1]) / level.clamp_min(1e-9)
@@ -105,6 +115,74 @@ def test_an_untrained_network_on_a_still_clip_has_no_error_but_the_noise_of_its_
     config = DenoisingConfig(clean_share=1.0, drop_share=0.0)
     assert loss(model, still, config, shortcuts=False).total.item() == 0
     assert loss(model, still, DenoisingConfig(clean_share=0.0, drop_share=0.0)).total.item() > 1e-3
+
+
+WAYS = [
+    (RectifiedFlow(), CleanPrediction()), (RectifiedFlow(), VelocityPrediction()), (VPCosine(), VPrediction()),
+    (VPLinear(), NoisePrediction()), (VarianceExploding(), PreconditionedPrediction(0.5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("process", "prediction"), WAYS, ids=str)
+@pytest.mark.parametrize("weight", [Uniform(), EDMWeight()], ids=str)
+def test_the_loss_of_a_network_that_says_nothing_is_known(process, prediction, weight):
+    """It takes the newest past latent for what comes, but for what the prediction reads from x itself."""
+    clip = random_clip(4000, 4, LATENT, CODEC)
+    model = Denoiser(conv_backbone(LATENT, CODEC.width), BOUND, process, prediction)
+    config = DenoisingConfig(clean_share=1.0, drop_share=0.0, levels=GridLevels(2), weight=weight)
+    change = (clip.latents[:, -1] - clip.latents[:, -2]).square().mean()
+    level = torch.tensor([0.5, 1.0])
+    skip, _ = prediction.decoding(level, process)
+    alpha, sigma = process.alpha(level), process.sigma(level)
+    expected = (weight(level, process) * ((1 - skip * alpha) ** 2 * change + (skip * sigma) ** 2)).mean()
+    assert loss(model, clip, config, shortcuts=False).total.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+@pytest.mark.parametrize(("process", "prediction"), WAYS, ids=str)
+@pytest.mark.parametrize("make", [conv_backbone, transformer_backbone])
+def test_clips_and_single_frames_are_denoised_alike(make, process, prediction):
+    model = shake(Denoiser(make(LATENT, CODEC.width), BOUND, process, prediction))
+    clip = random_clip(3, 4, LATENT, CODEC)
+    history = Stream(clip.latents[:, :3], torch.zeros(3, 3), clip.action[:, :3], clip.valid[:, :3])
+    context = model.backbone.start(3)
+    for index in range(3):
+        level = torch.zeros(3)
+        context = model.commit(clip.latents[:, index], level, clip.latents[:, index], clip.action[:, index], context)
+    seen = []
+
+    def sampler(denoise, process, shape, noise):
+        level = torch.full((3,), 0.6)
+        target = Stream(noise(0)[:, None], level[:, None], clip.action[:, 3:], clip.valid[:, 3:], level[:, None] / 2)
+        seen.append(model.clamp(model(history, target)[0][:, 0]))
+        return denoise(noise(0), level, level / 2)
+
+    x = torch.randn(3, *LATENT, generator=generator())
+    alone, _ = model.sample(sampler, clip.action[:, 3], context, lambda index: x)
+    assert torch.allclose(alone, seen[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("process", "prediction"), WAYS, ids=str)
+def test_networks_see_inputs_of_unit_variance(process, prediction):
+    seen = []
+
+    class Watch(ConvBackbone):
+        def forward(self, history, target):
+            seen.append(target.latents)
+            return super().forward(history, target)
+
+    model = Denoiser(Watch(conv_backbone(LATENT, CODEC.width).config), BOUND, process, prediction)
+    clip = random_clip(500, 4, LATENT, CODEC)
+    clip = replace(clip, latents=torch.randn(clip.latents.shape, generator=generator()))
+    loss(model, clip, DenoisingConfig(levels=UniformLevels()), shortcuts=False)
+    assert seen[0].std().item() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("process", "prediction"), WAYS, ids=str)
+def test_context_is_noised_along_straight_lines_whatever_the_process(process, prediction):
+    model = Denoiser(conv_backbone(LATENT, CODEC.width), BOUND, process, prediction)
+    latent, noise = torch.randn(2, 1, *LATENT, generator=generator()).unbind()
+    context = model.commit(latent, torch.full((1,), 0.3), noise, CODEC.null[None], model.backbone.start(1))
+    assert torch.allclose(model.backbone.newest(context), 0.7 * latent + 0.3 * noise)
 
 
 def test_the_teacher_gets_no_gradient():

@@ -1,9 +1,10 @@
-"""The diffusion core so far: rectified flow, Euler steps and shortcut goals against their closed forms."""
+"""Euler steps and shortcut goals against the closed forms of Gaussian data, under every kind of process."""
 
 import pytest
 import torch
 
-from worldsim.diffusion.process import RectifiedFlow, add_noise
+from worldsim.diffusion.discrete import DiscreteVP
+from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear, add_noise
 from worldsim.diffusion.samplers import EulerSampler, euler_step
 from worldsim.diffusion.weighting import Ramp
 from worldsim.objectives.denoising import DenoisingConfig, shortcut_goal
@@ -12,18 +13,23 @@ from worldsim.types import Stream
 MEAN, SCALE = 0.7, 0.5  # of one-dimensional Gaussian data, for which everything is known
 
 
-def gaussian_clean(x, level):
-    """E[clean | x] for data N(MEAN, SCALE²) under rectified flow."""
-    alpha, sigma = 1 - level, level
+PROCESSES = (RectifiedFlow(), RectifiedFlow(3.0), VPLinear(), VPCosine(), VarianceExploding(), DiscreteVP("cosine"))
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=str)
+
+
+def gaussian_clean(process, x, level):
+    """E[clean | x] for data N(MEAN, SCALE²)."""
+    alpha, sigma = process.alpha(level), process.sigma(level)
     variance = alpha**2 * SCALE**2 + sigma**2
     return MEAN + alpha * SCALE**2 / variance * (x - alpha * MEAN)
 
 
-def flow_map(x, level, target):
+def flow_map(process, x, level, target):
     """Where the probability flow takes x from level to target, for the same data."""
 
     def moments(level):
-        return (1 - level) * MEAN, ((1 - level) ** 2 * SCALE**2 + level**2) ** 0.5
+        alpha, sigma = process.alpha(level), process.sigma(level)
+        return alpha * MEAN, (alpha**2 * SCALE**2 + sigma**2).sqrt()
 
     (mean, spread), (goal_mean, goal_spread) = moments(level), moments(target)
     return goal_mean + goal_spread / spread * (x - mean)
@@ -36,25 +42,27 @@ def test_noise_of_level_zero_and_one_is_clean_and_pure():
     assert torch.equal(add_noise(process, clean[None], noise[None], torch.ones(1)), noise[None])
 
 
-def test_an_euler_step_with_the_true_noise_stays_on_the_line():
+@every_process
+def test_an_euler_step_with_the_true_noise_stays_on_the_line(process):
     clean, noise = torch.tensor([[0.3]]), torch.tensor([[-1.2]])
-    process, level, target = RectifiedFlow(), torch.tensor([0.8]), torch.tensor([0.3])
+    level, target = torch.tensor([0.8]), torch.tensor([0.3])
     x = add_noise(process, clean, noise, level)
     assert torch.allclose(euler_step(process, x, clean, level, target), add_noise(process, clean, noise, target))
 
 
 @pytest.mark.parametrize(("coarse", "fine"), [(32, 64), (64, 128)])
 def test_euler_converges_with_order_one(coarse, fine):
-    start = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None, None, None]
+    start, process = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None, None, None], RectifiedFlow()
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
 
     def error(steps):
         sample = EulerSampler(steps)(
-            lambda x, level, target: gaussian_clean(x, level[:, None, None, None]),
-            RectifiedFlow(),
+            lambda x, level, target: gaussian_clean(process, x, level[:, None, None, None]),
+            process,
             start.shape,
             lambda i: start,
         )
-        return (sample - flow_map(start, 1.0, 0.0)).square().mean().sqrt()
+        return (sample - flow_map(process, start, *ends)).square().mean().sqrt()
 
     assert 1.8 < error(coarse) / error(fine) < 2.2
 
@@ -79,41 +87,48 @@ def test_a_sampler_refuses_a_count_that_is_none(steps):
 class ExactTeacher:
     """The shortcut model of Gaussian data: clean latents that step exactly along the flow map."""
 
-    process = RectifiedFlow()
+    def __init__(self, process):
+        self.process = process
 
     def clamp(self, clean):
         return clean
 
     def __call__(self, history, target):
         level, goal = (v[..., None, None, None].double() for v in (target.level, target.target_level))
-        size = level - goal
-        moved = flow_map(target.latents, level, goal)
-        exact = target.latents + level / size * (moved - target.latents)
-        return torch.where(size > 0, exact, gaussian_clean(target.latents, level)), None
+        x, step = target.latents, level - goal
+        moved = flow_map(self.process, x, level, goal)
+        ratio = self.process.sigma(goal) / self.process.sigma(level)
+        exact = (moved - ratio * x) / (self.process.alpha(goal) - ratio * self.process.alpha(level))
+        return torch.where(step > 0, exact, gaussian_clean(self.process, x, level)), None
 
 
-@pytest.mark.parametrize(("size", "tolerance"), [(1.0, 1e-6), (0.5, 1e-6), (0.25, 1e-6)])
-def test_two_exact_half_steps_make_the_exact_whole_step(size, tolerance):
+def shortcut_query(process, level, size):
+    x = process.sigma(level) * torch.linspace(-2, 2, level.shape[1], dtype=torch.float64)
+    none, valid = torch.zeros(1, level.shape[1], 1), torch.ones_like(level, dtype=torch.bool)
+    return Stream(x[..., None, None, None], level, none, valid, level - size)
+
+
+@every_process
+@pytest.mark.parametrize("size", [1.0, 0.5, 0.25])
+def test_two_exact_half_steps_make_the_exact_whole_step(process, size):
     """Frans et al. 2024: the flow map is the fixed point of the shortcut goal."""
-    level = torch.arange(size, 1.01, size, dtype=torch.float64)[None]
-    x = torch.linspace(-2, 2, level.shape[1], dtype=torch.float64)[None, :, None, None, None]
-    target = Stream(x, level, torch.zeros(1, level.shape[1], 1), torch.ones_like(level, dtype=torch.bool), level - size)
-    goal = shortcut_goal(ExactTeacher(), target, target, DenoisingConfig(shortcut_levels=3))
-    expected, _ = ExactTeacher()(None, target)
-    assert (goal - expected).abs().max() < tolerance
+    target = shortcut_query(process, torch.arange(size, 1.01, size, dtype=torch.float64)[None], size)
+    goal = shortcut_goal(ExactTeacher(process), target, target, DenoisingConfig(shortcut_levels=3))
+    expected, _ = ExactTeacher(process)(None, target)
+    assert (goal - expected).abs().max() < 1e-9
 
 
-def test_the_smallest_step_is_made_of_infinitesimal_ones():
-    level, size = torch.tensor([[0.5]], dtype=torch.float64), 0.125
-    x = torch.full((1, 1, 1, 1, 1), 1.5, dtype=torch.float64)
-    target = Stream(x, level, torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool), level - size)
-    goal = shortcut_goal(ExactTeacher(), target, target, DenoisingConfig(shortcut_levels=3))
-    exact, _ = ExactTeacher()(None, target)
-    two_euler_steps = x
-    for start in (0.5, 0.4375):
-        clean = gaussian_clean(two_euler_steps, start)
-        two_euler_steps = two_euler_steps + 0.0625 / start * (clean - two_euler_steps)
-    assert torch.allclose(goal, x + 0.5 / size * (two_euler_steps - x))
+@every_process
+def test_the_smallest_step_is_made_of_infinitesimal_ones(process):
+    target = shortcut_query(process, torch.tensor([[0.5, 0.75]], dtype=torch.float64), 0.125)
+    goal = shortcut_goal(ExactTeacher(process), target, target, DenoisingConfig(shortcut_levels=3))
+    exact, _ = ExactTeacher(process)(None, target)
+    moved = target.latents
+    for part in (0, 0.0625):
+        level = target.level - part
+        clean = gaussian_clean(process, moved, level[..., None, None, None])
+        moved = euler_step(process, moved, clean, level, level - 0.0625)
+    assert torch.allclose(euler_step(process, target.latents, goal, target.level, target.target_level), moved)
     assert not torch.allclose(goal, exact, atol=1e-6)
 
 
