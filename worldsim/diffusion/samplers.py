@@ -127,7 +127,7 @@ class DPMSolverSingleSampler:
 
 @dataclass(frozen=True)
 class DPMSolverMultiSampler:
-    """DPM-Solver++(2M) and (3M): orders 2 and 3 at one evaluation a step (Lu et al. 2022).
+    """DPM-Solver++(2M) (Lu et al. 2022) and (3M), the same of a higher order: 2 and 3 at one evaluation a step.
 
     The clean latent is a polynomial in log-SNR through the last `order` points, and the step is exact for it. (3M)
     starts with Runge and Kutta; the last step, to infinite log-SNR, takes the clean latent as it is. The order holds on
@@ -216,7 +216,7 @@ def dpm_solver_2m(past: list[Visit], end: Point) -> Tensor:
 
 
 def dpm_solver_3m(past: list[Visit], end: Point) -> Tensor:
-    """Returns x at `end` from the last three visits: DPM-Solver++(3M) of Lu et al. 2022.
+    """Returns x at `end` from the last three visits: DPM-Solver++(3M), after Lu et al. 2022.
 
     The second difference has the factor 2 of a second derivative, which some implementations leave out: order 2 then.
     """
