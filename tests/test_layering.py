@@ -23,7 +23,7 @@ LAYERS = (
     ("diffusion", "actions"),
     ("models", "data", "training"),
     ("objectives", "distill", "world_model", "bundle"),
-    ("action_reader", "state_file", "options", "dream", "env", "vector_env", "evaluation", "play"),
+    ("action_reader", "state_file", "options", "dream", "env", "vector_env", "sb3", "evaluation", "play"),
     ("pipeline",),
     ("cli", "__main__"),
 )
@@ -31,7 +31,7 @@ STRANGERS = ("models", "data", "training")  # beside one another in a layer, but
 
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 OUTSIDE = ("agents", "envs", "configs")
-PUBLIC = {*worldsim.__all__, "pixels"}  # a game resizes its frames as the library does
+PUBLIC = {*worldsim.__all__, "pixels", "sb3"}  # a game resizes its frames as the library does
 
 # Optional extras, the only imports that may stand inside a function; pygame is no extra, but needs an intact install.
 LATE = ("matplotlib", "torch.utils.tensorboard", "tensorboard", "torchmetrics", "pygame", "vizdoom", "ale_py", "minari")
