@@ -111,11 +111,11 @@ def test_an_argument_to_a_command_without_any_is_refused(capsys):
 
 def test_an_unknown_game_lists_the_known_ones(capsys):
     line = failure_of(["record", "game=doom3", "out=x"], capsys)
-    assert "unknown game 'doom3'; expected one of arena, doom_maze, doom_take_cover, gym" in line
+    assert "unknown game 'doom3'; expected one of arena, doom_maze, doom_take_cover, dream, gym" in line
 
 
 def test_a_missing_game_lists_the_known_ones(capsys):
-    assert "game= is required; expected one of arena, doom_maze, doom_take_cover, gym" in failure_of(["record", "out=x"], capsys)
+    assert "game= is required; expected one of arena, doom_maze, doom_take_cover, dream, gym" in failure_of(["record", "out=x"], capsys)
 
 
 def test_a_missing_argument_is_named(capsys):

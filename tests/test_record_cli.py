@@ -95,7 +95,7 @@ def test_long_episodes_are_cut_where_the_command_says(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["game=arna"], "unknown game 'arna'; expected one of arena, doom_maze, doom_take_cover, gym"),
+        (["game=arna"], "unknown game 'arna'; expected one of arena, doom_maze, doom_take_cover, dream, gym"),
         (["policy=stick"], "unknown policy 'stick'; expected one of random, sticky, wander, human"),
         (["frames=0"], "expected frames to be a whole number of at least 1, found 0"),
         (["frames=many"], "expected frames to be a whole number of at least 1, found many"),

@@ -61,14 +61,15 @@ def test_a_restored_env_goes_on_bit_for_bit_whatever_happened_between(make_world
 
 @WORLDS
 def test_forks_step_alike_by_the_same_actions_and_apart_by_others(make_world):
-    env = WorldModelVectorEnv(make_world(), 2)
+    env = WorldModelVectorEnv(make_world(), 2, obs="latent")  # an untrained network's actions move latents, not pixels
     env.reset(seed=1), play(env, 0)
     before = env.get_state().to_bytes()
     forked = env.fork(2)
     rows = forked.get_state().world.address[:, 0].tolist()
-    observations = forked.step(np.array([[1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 1, 1]], np.int8))[0]
-    assert rows == [1, 1, 2, 2] and np.array_equal(observations[0], observations[1])
-    assert not np.array_equal(observations[2], observations[3])
+    actions = np.array([[1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 1, 1]], np.int8)
+    observations, rewards, *_ = forked.step(actions)
+    assert rows == [1, 1, 2, 2] and np.array_equal(observations[0], observations[1]) and rewards[0] == rewards[1]
+    assert rewards[2] != rewards[3]
     assert env.get_state().to_bytes() == before and forked.world is env.world
 
 

@@ -104,10 +104,13 @@ class Dream:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What Gymnasium's metadata says of the world: its rate, and where actions are the game's, keys and table."""
+        """What Gymnasium's metadata says of the world: its rate, and where actions are the game's, keys and table.
+
+        A whole rate is an integer, as Gymnasium's player demands.
+        """
         info, is_native = self.world.info, self.reader.space == self.world.info.action_space
         return {
-            "render_fps": info.fps,
+            "render_fps": int(info.fps) if float(info.fps).is_integer() else info.fps,
             "keymap": info.keymap if is_native else None,
             "discrete_table": info.discrete_table if is_native else None,
         }

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 from worldsim.data.policies import Policy, find_policy
 from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.play.human import HumanPolicy
+from worldsim.registration import gym_id
 
 
 def main(config: DictConfig) -> int:
@@ -31,8 +32,7 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"expected num_envs=1 with policy=human, found num_envs={config.num_envs}")
     if policy_name != "human":
         find_policy(policy_name)  # a wrong name must not cost the making of games
-    make_game = lambda: instantiate(config.game, _convert_="all")  # noqa: E731 (a name for what follows)
-    env = SyncVectorEnv([make_game] * config.num_envs, autoreset_mode=AutoresetMode.DISABLED)
+    env = _make(config)
     try:
         _record(config, env, policy_name)
     finally:
@@ -40,8 +40,17 @@ def main(config: DictConfig) -> int:
     return 0
 
 
-def _record(config: DictConfig, env: SyncVectorEnv, policy_name: str) -> None:
-    info = dataset_info(env)
+def _make(config: DictConfig) -> VectorEnv:
+    """Returns the games, which leave resets to the recorder; dreams are one batch already."""
+    if config.game.get("_target_") == "gymnasium.make_vec":
+        return instantiate(config.game, num_envs=config.num_envs, _convert_="all")
+    make_game = lambda: instantiate(config.game, _convert_="all")  # noqa: E731 (a name for what follows)
+    return SyncVectorEnv([make_game] * config.num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _record(config: DictConfig, env: VectorEnv, policy_name: str) -> None:
+    world = getattr(env, "world", None)
+    info = dataset_info(env, world and gym_id(world.info.name))
     with _window(policy_name, info) as human, EpisodeWriter(Path(config.out), info) as writer:
         before, began = writer.num_frames, time.perf_counter()
         rng = np.random.default_rng([config.seed, len(writer.records)])  # what is added later must not repeat
