@@ -60,8 +60,10 @@ class Planner:
         return fresh if self._last is None else np.concatenate((self._last[:, 1:], fresh[:, -1:]), 1)
 
     def _draw(self, odds: np.ndarray, candidates: int) -> np.ndarray:
-        drawn = self._rng.random((len(odds), candidates, odds.shape[1], 1))
-        return (drawn > odds.cumsum(-1)[:, None]).sum(-1).clip(max=self._num_actions - 1)
+        """Draws plans `[n candidates choices]`, spread evenly: each choice takes every action by its odds."""
+        places = np.broadcast_to(np.arange(candidates)[:, None], (len(odds), candidates, odds.shape[1]))
+        drawn = (self._rng.permuted(places, axis=1) + self._rng.random(places.shape)) / candidates
+        return (drawn[..., None] > odds.cumsum(-1)[:, None]).sum(-1).clip(max=self._num_actions - 1)
 
     def _scores(self, state: Any, plans: np.ndarray) -> np.ndarray:
         """Returns the discounted reward `[n candidates]` that each plan is expected to bring."""
