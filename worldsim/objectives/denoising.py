@@ -32,6 +32,7 @@ class DenoisingConfig:
     action_drop: float = 0.05  # target frames that get the null action
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
+    resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
     shortcut_share: float = 0.125  # clips that learn large steps from two small ones
     shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
     levels: Any = field(default_factory=PowerLevels)  # of ordinary rows: `diffusion.levels`

@@ -42,7 +42,7 @@ from worldsim.world_model import WorldModel
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
 CODEC_SHARE, OUTCOME_SHARE = 0.15, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
-SHORTCUTS_FROM, RESAMPLE_FROM = 0.15, 0.2  # both need an average that already predicts something
+SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
 
@@ -161,7 +161,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
-        ready = {"shortcuts": progress > SHORTCUTS_FROM, "resample": progress > RESAMPLE_FROM}
+        ready = {"shortcuts": progress > SHORTCUTS_FROM, "resample": progress > preset.denoising.resampled_from}
         return denoising_loss(model, average, clip.to(device), null, preset.denoising, **ready, generator=generator)
 
     def preview(average: nn.Module, step: int) -> None:
