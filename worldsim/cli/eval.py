@@ -18,6 +18,7 @@ from worldsim.evaluation.events import termination
 from worldsim.evaluation.fidelity import fidelity, held_out
 from worldsim.evaluation.replay import SHOWN, dream_along
 from worldsim.evaluation.sheet import contact_sheet
+from worldsim.evaluation.uncertainty import uncertainty
 from worldsim.files import write_json
 
 SHEETS = 3  # episodes whose frames the report shows
@@ -32,6 +33,7 @@ def main(config: DictConfig) -> int:
     game = world.info.game
     metrics = fidelity(world, store, episodes, config.starts, PROBES.get(game), COMPARISONS.get(game))
     metrics["termination"] = termination(world, store, episodes, 2 * config.starts)
+    metrics["uncertainty"] = uncertainty(world, store, episodes, config.starts)
     frames = [frame for index in episodes[:SHEETS] for frame in dream_along(world, store, index)]
     out = Path(str(config.out))
     write_json(out / "metrics.json", metrics)
@@ -45,6 +47,8 @@ def main(config: DictConfig) -> int:
             print(f"{name}: within 1 px {value['within_1px']:.1%}, within 2 px {value['within_2px']:.1%}")
     if metrics["termination"]:
         print(pages.termination(metrics["termination"]))
+    u = metrics["uncertainty"]
+    print(f"uncertainty: rank correlation {u['mean']:.2f} [{u['low']:.2f}, {u['high']:.2f}] with the one-step error")
     print(f"mean frame {_figure(metrics['dataset_mean'])}   {len(episodes)} episodes; wrote {out / 'report.html'}")
     return 0
 
