@@ -39,6 +39,7 @@ def ratios(grid, steps, process):
     return [sigma / alpha if alpha else math.inf for alpha, sigma in pairs]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(GRIDS), st.sampled_from(ALL_PROCESSES), st.integers(1, 50))
 def test_every_grid_falls_from_pure_noise_to_clean(grid, process, steps):
     levels = grid.levels(steps, process)
