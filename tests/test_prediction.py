@@ -1,9 +1,14 @@
 """What outputs mean: every conversion and its inverse, the ends included, and the definitions in their papers."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from tiny_world import conv_backbone
 
+from worldsim import bundle
 from worldsim.diffusion.discrete import DiscreteVP
 from worldsim.diffusion.prediction import (
     CleanPrediction,
@@ -19,7 +24,9 @@ from worldsim.diffusion.prediction import (
 )
 from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear, add_noise, unit_variance
 from worldsim.models.denoiser import Denoiser
+from worldsim.pipeline import Preset, StageSizes
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 PROCESSES = (
     RectifiedFlow(), RectifiedFlow(3.0), VPLinear(), VPCosine(), VarianceExploding(), DiscreteVP("cosine"),
     DiscreteVP("linear", zero_terminal_snr=True),
@@ -108,6 +115,25 @@ def test_a_denoiser_refuses_such_a_pair_in_one_sentence():
     with pytest.raises(ValueError, match=r"RectifiedFlow can start from, found NoisePrediction.*choose") as caught:
         Denoiser(conv_backbone(), torch.zeros(2, 4, 1, 1), RectifiedFlow(), NoisePrediction())
     assert "\n" not in str(caught.value)
+
+
+def test_a_preset_refuses_it_too_before_anything_is_trained():
+    sizes = StageSizes(2, 1e-3)
+    with pytest.raises(ValueError, match="VPCosine can start from, found ScorePrediction"):
+        Preset("tiny", None, None, sizes, sizes, sizes, 4, process=VPCosine(), prediction=ScorePrediction())
+
+
+OPTIONS = sorted(
+    path for group in ("process", "prediction", "weighting", "levels") for path in (CONFIGS / group).glob("*.yaml")
+)
+
+
+@pytest.mark.parametrize("path", OPTIONS, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_choice_on_the_command_line_is_one_and_fits_in_a_bundle(path):
+    made = instantiate(OmegaConf.load(path))
+    if path.parent.name in ("process", "prediction"):
+        assert bundle.VALUES[type(made).__name__] is type(made)
+    assert path.read_text().startswith("# ")  # what the help says of it
 
 
 def test_velocity_is_how_x_moves_with_the_level_of_rectified_flow():

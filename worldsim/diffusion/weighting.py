@@ -106,4 +106,4 @@ def snr(level: Tensor, process: NoiseProcess) -> Tensor:
 
 def not_too_clean(level: Tensor, process: NoiseProcess) -> Tensor:
     """Returns levels `[...]` none of which has a higher signal-to-noise ratio than MAX_SNR."""
-    return level.maximum(process.level_at(level.new_tensor(math.log(MAX_SNR))))
+    return level.maximum(process.level_at(level.new_full((), math.log(MAX_SNR))))
