@@ -57,7 +57,7 @@ def sources(tmp_path, monkeypatch):
 def test_an_import_becomes_a_world_that_plays(sources, tmp_path, kind):
     data, run, film = tmp_path / "data", tmp_path / "run", tmp_path / "film.mp4"
     assert main(["import", *sources[kind], f"out={data}"]) == 0
-    assert main(["train", f"data={data}", f"out={run}", "preset=nano", "minutes=0.5"]) == 0
+    assert main(["train", f"data={data}", f"out={run}", "preset=nano", "minutes=1"]) == 0
     assert main(["play", f"world={run / 'world'}", "headless=true", "frames=20", f"out={film}"]) == 0
     assert len(iio.imread(film, plugin="FFMPEG")) == 20
     world = load(run / "world")
