@@ -47,8 +47,10 @@ def main(config: DictConfig) -> int:
             print(f"{name}: within 1 px {value['within_1px']:.1%}, within 2 px {value['within_2px']:.1%}")
     if metrics["termination"]:
         print(pages.termination(metrics["termination"]))
-    u = metrics["uncertainty"]
-    print(f"uncertainty: rank correlation {u['mean']:.2f} [{u['low']:.2f}, {u['high']:.2f}] with the one-step error")
+    if u := metrics["uncertainty"]:
+        print(
+            f"uncertainty: rank correlation {u['mean']:.2f} [{u['low']:.2f}, {u['high']:.2f}] with the one-step error"
+        )
     print(f"mean frame {_figure(metrics['dataset_mean'])}   {len(episodes)} episodes; wrote {out / 'report.html'}")
     return 0
 

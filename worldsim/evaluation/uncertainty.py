@@ -26,16 +26,22 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (counts.cumsum() - (counts - 1) / 2)[index]
 
 
-def uncertainty(world: WorldModel, store: EpisodeStore, episodes: list[int], starts: int = 16) -> dict[str, float]:
+def uncertainty(
+    world: WorldModel, store: EpisodeStore, episodes: list[int], starts: int = 16
+) -> dict[str, float] | None:
     """Returns the rank correlation of uncertainty and one-step error (mean square, frames), over all starts.
 
     In every episode `starts` single steps are dreamed from real frames. The 95 % interval is a bootstrap over episodes.
+    None where that has no correlation: fewer than three steps, or one value throughout.
     """
     measured = [_pairs(world, store, index, starts) for index in episodes]
+    mean = rank_correlation(np.concatenate(measured))
+    if not np.isfinite(mean):
+        return None
     resamples = np.random.default_rng(0).integers(len(measured), size=(RESAMPLES, len(measured)))
     draws = [rank_correlation(np.concatenate([measured[i] for i in rows])) for rows in resamples]
     low, high = np.nanquantile(draws, [0.025, 0.975])
-    figures = {"mean": rank_correlation(np.concatenate(measured)), "low": float(low), "high": float(high)}
+    figures = {"mean": mean, "low": float(low), "high": float(high)}
     return {name: round(value, 3) for name, value in figures.items()}
 
 
