@@ -115,7 +115,8 @@ def test_an_unknown_game_lists_the_known_ones(capsys):
 
 
 def test_a_missing_game_lists_the_known_ones(capsys):
-    assert "game= is required; expected one of arena, doom_maze, doom_take_cover, dream, gym" in failure_of(["record", "out=x"], capsys)
+    line = failure_of(["record", "out=x"], capsys)
+    assert "game= is required; expected one of arena, doom_maze, doom_take_cover, dream, gym" in line
 
 
 def test_a_missing_argument_is_named(capsys):
