@@ -16,7 +16,18 @@ from worldsim.diffusion.prediction import (
     to_clean,
 )
 from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear, add_noise
-from worldsim.diffusion.weighting import EDMWeight, Elbo, FlowWeight, MinSNR, Ramp, Sigmoid, Simple, Uniform, snr
+from worldsim.diffusion.weighting import (
+    EDMWeight,
+    Elbo,
+    FlowWeight,
+    MinSNR,
+    Ramp,
+    Sigmoid,
+    Simple,
+    Uniform,
+    check_weight,
+    snr,
+)
 
 PROCESSES = (RectifiedFlow(), VPLinear(), VPCosine(), VarianceExploding(), DiscreteVP("linear"))
 WEIGHTS = (Uniform(), Ramp(), Simple(), Elbo(), EDMWeight(), EDMWeight(0.5), MinSNR(), Sigmoid(-1.0), FlowWeight())
@@ -168,3 +179,22 @@ def test_the_limit_is_where_noise_is_a_twentieth():
     at = VarianceExploding().level_at(torch.tensor(2 * math.log(20.0)))
     assert VarianceExploding().sigma(at).item() == pytest.approx(0.05, rel=1e-4)
     assert FlowWeight()(at[None] / 2, VarianceExploding()).item() == pytest.approx(21**2, rel=1e-4)
+
+
+@every_process
+@pytest.mark.parametrize("prediction", [VPrediction(), VelocityPrediction(), PreconditionedPrediction()], ids=str)
+@pytest.mark.parametrize("weight", WEIGHTS, ids=str)
+def test_every_weighting_fits_predictions_that_know_the_clean_latent(process, prediction, weight):
+    check_weight(weight, prediction, process)
+
+
+@pytest.mark.parametrize(
+    "process", [VPLinear(), VarianceExploding(), DiscreteVP("linear"), DiscreteVP("cosine")], ids=str
+)
+@pytest.mark.parametrize("prediction", [NoisePrediction(), ScorePrediction()], ids=str)
+def test_noise_and_score_need_a_weighting_that_falls_towards_pure_noise(process, prediction):
+    for weight in (Simple(), Elbo(), MinSNR(), Sigmoid()):
+        check_weight(weight, prediction, process)
+    for weight in (Uniform(), Ramp(), EDMWeight(), FlowWeight()):
+        with pytest.raises(ValueError, match=f"found {type(weight).__name__}; choose weighting=simple"):
+            check_weight(weight, prediction, process)

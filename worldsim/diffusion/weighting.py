@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worldsim.diffusion.prediction import Prediction
 from worldsim.types import NoiseProcess
 
 MAX_SNR = 400.0
 """A cleaner level counts like the one with sigma = 0.05 alpha, about where Li & He 2025 stop: so all stay finite, and a
 few nearly clean draws do not outweigh all others where the clean latent itself is predicted."""
+
+MAX_GAIN = 100.0  # other pairs have up to 46; noise and score under a weight that stays at pure noise have 134 and more
 
 
 @dataclass(frozen=True)
@@ -107,3 +110,20 @@ def snr(level: Tensor, process: NoiseProcess) -> Tensor:
 def not_too_clean(level: Tensor, process: NoiseProcess) -> Tensor:
     """Returns levels `[...]` none of which has a higher signal-to-noise ratio than MAX_SNR."""
     return level.maximum(process.level_at(level.new_full((), math.log(MAX_SNR))))
+
+
+def check_weight(weight, prediction: Prediction, process: NoiseProcess) -> None:
+    """Raises ValueError, in one sentence, for a weighting that drowns the rest in what pure noise cannot tell.
+
+    An error of the noise or the score is one of the clean latent many times as large there, which the weight must undo:
+    on a toy such a pair learned next to nothing. Measured on an output of its own usual size.
+    """
+    level = torch.linspace(0.5, 1, 1000)
+    (a, b), (_, scale) = prediction.coefficients(level, process), prediction.decoding(level, process)
+    gain = (weight(level, process) * scale**2 * (a**2 + b**2)).mean()
+    if not gain <= MAX_GAIN:
+        found, name = type(weight).__name__, type(prediction).__name__
+        raise ValueError(
+            f"expected a weighting that falls towards pure noise for {name} under {type(process).__name__}, found "
+            f"{found}; choose weighting=simple, min_snr, sigmoid or elbo, or prediction=v"
+        )

@@ -21,6 +21,7 @@ from worldsim.bundle import read_device
 from worldsim.data.episodes import EpisodeStore
 from worldsim.diffusion.prediction import CleanPrediction, check
 from worldsim.diffusion.process import RectifiedFlow
+from worldsim.diffusion.weighting import check_weight
 from worldsim.files import write_json
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.training.loop import Budget, Rhythm
@@ -59,6 +60,7 @@ class Preset:
 
     def __post_init__(self):
         check(self.prediction, self.process)  # before the codec is trained, not after
+        check_weight(self.denoising.weight, self.prediction, self.process)
 
 
 @dataclass(frozen=True)
