@@ -17,6 +17,7 @@ from worldsim.diffusion.prediction import (
 )
 from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear, add_noise
 from worldsim.diffusion.weighting import (
+    MAX_SNR,
     EDMWeight,
     Elbo,
     FlowWeight,
@@ -198,3 +199,10 @@ def test_noise_and_score_need_a_weighting_that_falls_towards_pure_noise(process,
     for weight in (Uniform(), Ramp(), EDMWeight(), FlowWeight()):
         with pytest.raises(ValueError, match=f"found {type(weight).__name__}; choose weighting=simple"):
             check_weight(weight, prediction, process)
+
+
+@every_process
+def test_the_lower_bounds_weight_is_the_same_wherever_it_is_held(process):
+    edge = process.level_at(torch.tensor([math.log(MAX_SNR)], dtype=torch.float64))
+    weights = Elbo()(torch.cat((edge * 1.000001, edge, edge / 2)), process)
+    torch.testing.assert_close(weights / weights[0], torch.ones(3, dtype=torch.float64), rtol=1e-3, atol=0)
