@@ -113,7 +113,7 @@ def clip_of(points) -> Clip:
     return Clip(points[:, None, :, None, None], torch.zeros(len(points), 1, 1), ~no, 0 * one, no, no)
 
 
-def train(ways, steps=1200, rows=128, seed=0, rate=1e-2) -> list[Denoiser]:
+def train(ways, steps=900, rows=128, seed=0, rate=1e-2) -> list[Denoiser]:
     """Returns a denoiser for each way, trained by the library's own loss on the same points."""
     generator = torch.Generator().manual_seed(seed)
     together = SideBySide(tuple(ways))
