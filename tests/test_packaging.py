@@ -79,8 +79,9 @@ print(*sorted(spec.id for spec in specs))
 """
     found = python(installed, "-c", code.replace("{root!r}", repr(str(installed)))).split()
     folders = [path.parent.name for path in (ROOT / "worldsim" / "worlds").glob("*/world.json")]
-    assert {"worldsim/World-v0", "worldsim-real/Arena-v0"} <= set(found)
-    assert len(found) == 2 + len(folders)
+    real = {"worldsim-real/Arena-v0", "worldsim-real/DoomMaze-v0", "worldsim-real/DoomTakeCover-v0"}
+    assert {"worldsim/World-v0", *real} <= set(found)
+    assert len(found) == 1 + len(real) + len(folders)
 
 
 @pytest.mark.slow
