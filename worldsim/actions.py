@@ -101,8 +101,7 @@ def _bounds(leaf: gym.Space) -> tuple[np.ndarray, np.ndarray]:
 
 def bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     """Returns the lowest and highest value of each number of a packed action, float64 `[k]` each."""
-    low, high = zip(*map(_bounds, leaves(space)), strict=True)
-    return np.concatenate(low), np.concatenate(high)
+    return tuple(np.concatenate(side) for side in zip(*map(_bounds, leaves(space)), strict=True))
 
 
 def unpack(space: gym.Space, packed: np.ndarray) -> Any:
