@@ -40,6 +40,49 @@ class WindowSampler:
         return [(int(self.episodes[w]), int(end) - self.length + 1) for w, end in zip(which, last, strict=True)]
 
 
+class EventSampler:
+    """Draws windows of which half end on any frame, a quarter on a rare reward and a quarter on a termination.
+
+    A rare reward is any but the most common one. Of what never happens in the data, or in one of eight steps and more,
+    nothing is drawn but any frame. `shares` are how much of all steps bring the one and the other, 0 where not drawn.
+    """
+
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, seed: int):
+        self._any, self._length, self._seed = WindowSampler(store, episodes, length, seed), length, seed
+        steps = sum(store.records[i].total_steps for i in episodes)
+        self.common, rewards = _rare_rewards(store, episodes)
+        ends = [(i, store.records[i].total_steps) for i in episodes if store.records[i].terminated]
+        self._events = [np.array(places if 8 * len(places) < steps else []) for places in (rewards, ends)]
+        self.shares = tuple(len(places) / steps for places in self._events)
+
+    def windows(self, step: int, count: int) -> list[tuple[int, int]]:
+        """Returns `count` pairs of (episode index, first position): in the order of `parts`."""
+        rng = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 1, step]))
+        windows = self._any.windows(step, count)
+        for rows, events in zip(parts(count)[1:], self._events, strict=True):
+            if len(events):
+                drawn = events[rng.integers(len(events), size=rows.stop - rows.start)]
+                windows[rows] = [(int(index), int(last) - self._length + 1) for index, last in drawn]
+        return windows
+
+
+def parts(count: int) -> tuple[slice, slice, slice]:
+    """Returns which rows of an `EventSampler`'s batch end on any frame, on a rare reward and on a termination."""
+    half, three_quarters = count // 2, count // 2 + count // 4
+    return slice(0, half), slice(half, three_quarters), slice(three_quarters, count)
+
+
+def _rare_rewards(store: EpisodeStore, episodes: Sequence[int]) -> tuple[float, list[tuple[int, int]]]:
+    """Returns the most common reward, and the frames (episode index, position) that came with another."""
+    rewards = {i: store.rewards(i) for i in episodes}
+    rewards = {i: np.array(values) for i, values in rewards.items() if values is not None}
+    if not rewards:
+        return 0.0, []
+    values, counts = np.unique(np.concatenate([*rewards.values()]), return_counts=True)
+    common = values[counts.argmax()]
+    return float(common), [(i, int(t) + 1) for i, r in rewards.items() for t in np.flatnonzero(r != common)]
+
+
 def frame_batch(store: EpisodeStore, windows: list[tuple[int, int]], length: int) -> Tensor:
     """Returns uint8 frames `[b length H W 3]`; positions before the episode repeat its first frame."""
     batch = [_padded(store.observations(i, max(s, 0), s + length), length) for i, s in windows]

@@ -1,24 +1,46 @@
 """The outcome model's loss: reward by two-hot cross-entropy on a symexp grid, termination by binary cross-entropy.
 
 Here as a function of the models and a clip; the denoiser is read, never changed.
-Leaves out class weights: probabilities should mean what they say.
+Leaves out class weights: probabilities should mean what they say, also where events are shown oftener than they come.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from worldsim.data.clips import parts
 from worldsim.diffusion.process import add_noise
-from worldsim.models.outcome import two_hot
+from worldsim.models.outcome import OutcomeDistribution, two_hot
 from worldsim.objectives.denoising import DenoisingConfig, Draws, noisy_history
 from worldsim.types import Clip, Loss, Stream
 
 LAST_LEVELS = (1.0, 0.5, 0.25)  # where a sampler of 1, 2 and 4 steps evaluates the network for the last time
 
 
-def outcome_loss(outcome, denoiser, clip: Clip, config: DenoisingConfig, *, generator: torch.Generator) -> Loss:
-    """Returns the loss on the last frame of a clip `[b t …]`, on the features that the last sampling step would see."""
+@dataclass(frozen=True)
+class Rarity:
+    """What an `EventSampler` drew oftener than it comes: the common reward, and the shares of steps with another, and
+    of steps that terminate; 0 where it did not."""
+
+    common: float
+    reward: float
+    end: float
+
+
+def outcome_loss(
+    outcome, denoiser, clip: Clip, config: DenoisingConfig, rarity: Rarity | None = None, *, generator: torch.Generator
+) -> Loss:
+    """Returns the loss on the last frame of a clip `[b t …]`, on the features that the last sampling step would see.
+
+    With `rarity` the clip is an `EventSampler`'s. Reward then learns from its first two parts and termination from the
+    first and the third, with the log-odds added by which either is likelier there: what the heads say stays what the
+    data says (logit adjustment, Menon et al. 2021).
+    """
     draw = Draws(clip.latents, generator)
     history = noisy_history(clip, config, draw)
     last, action = clip.latents[:, -1:], clip.action[:, -1:]
@@ -30,10 +52,39 @@ def outcome_loss(outcome, denoiser, clip: Clip, config: DenoisingConfig, *, gene
         _, features = denoiser(history, target)
     distribution = outcome(features[:, 0], action[:, 0])
     known = clip.known[:, -1].float()
+    of_reward, of_end = known, known
+    if rarity is not None:
+        of_reward, of_end, distribution = _adjusted(distribution, known, rarity)
     goal = two_hot(clip.reward[:, -1], outcome.bins)  # in reward units, so that the mean is exact
     reward = -(goal * distribution.reward_logits.log_softmax(-1)).sum(-1)
     ended = clip.terminated[:, -1].float()
     end = F.binary_cross_entropy_with_logits(distribution.end_logit, ended, reduction="none")
-    count = known.sum().clamp_min(1)
-    reward, end = (reward * known).sum() / count, (end * known).sum() / count
+    reward = (reward * of_reward).sum() / of_reward.sum().clamp_min(1)
+    end = (end * of_end).sum() / of_end.sum().clamp_min(1)
     return Loss(reward + end, {"reward": reward.detach(), "end": end.detach()})
+
+
+def _adjusted(
+    distribution: OutcomeDistribution, known: Tensor, rarity: Rarity
+) -> tuple[Tensor, Tensor, OutcomeDistribution]:
+    """Returns the rows that each head learns from `[b]`, and what it would say were events as common as in them."""
+    any_frame, rewards, ends = parts(len(known))
+    of_reward, of_end = known.clone(), known.clone()
+    of_reward[ends], of_end[rewards] = 0, 0
+    drawn = (rewards.stop - rewards.start, ends.stop - ends.start)
+    more = [_log_odds(any_frame.stop, n, share) for n, share in zip(drawn, (rarity.reward, rarity.end), strict=True)]
+    is_rare = two_hot(distribution.bins.new_full((), rarity.common), distribution.bins) == 0
+    reward_logits = distribution.reward_logits + more[0] * is_rare
+    return (
+        of_reward,
+        of_end,
+        replace(distribution, reward_logits=reward_logits, end_logit=distribution.end_logit + more[1]),
+    )
+
+
+def _log_odds(count: int, drawn: int, share: float) -> float:
+    """Returns by how much the log-odds of an event of this share rise with `drawn` of them beside `count` frames."""
+    if share == 0:
+        return 0.0
+    mixed = (share * count + drawn) / (count + drawn)
+    return math.log(mixed / (1 - mixed)) - math.log(share / (1 - share))

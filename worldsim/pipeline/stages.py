@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from worldsim import bundle
-from worldsim.data.clips import WindowSampler, clip_batch, frame_batch
+from worldsim.data.clips import EventSampler, WindowSampler, clip_batch, frame_batch
 from worldsim.data.latents import LatentStore, encode_dataset
 from worldsim.data.shards import acquire_lock
 from worldsim.diffusion.samplers import EulerSampler
@@ -32,7 +32,7 @@ from worldsim.models.autoencoder import ConvAutoencoder
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.objectives.denoising import denoising_loss
-from worldsim.objectives.outcome import outcome_loss
+from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
 from worldsim.pipeline.run import Run
 from worldsim.training.loop import Stage, train
@@ -185,10 +185,11 @@ def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> Outcome
     sizes = preset.outcome
     with seeded(run.seed + 2):
         model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
-    sampler = WindowSampler(run.store, run.training_episodes, preset.clip_length, run.seed + 2)
+    sampler = EventSampler(run.store, run.training_episodes, preset.clip_length, run.seed + 2)
+    rarity = Rarity(sampler.common, *sampler.shares)
 
     def objective(model, average, clip, progress, generator):
-        return outcome_loss(model, denoiser, clip.to(device), preset.denoising, generator=generator)
+        return outcome_loss(model, denoiser, clip.to(device), preset.denoising, rarity, generator=generator)
 
     def batch(step: int) -> Clip:
         return clip_batch(latents, codec, sampler.windows(step, sizes.batch), preset.clip_length)
