@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from worldsim import pixels
 from worldsim.models.layers import ResidualBlock, zero_init
 
 DOWNSAMPLING = 8  # by 4 with the first unshuffle, by 2 between the stages
+MAP_STD = 0.1  # of latents at the start, where tanh is nearly linear
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,21 @@ class ConvAutoencoderConfig:
                 f"expected RGB frames whose sides are multiples of {DOWNSAMPLING}, found {height}x{width}x{channels}; "
                 "record with another size"
             )
+        if not 1 <= self.latent_channels <= 3 * DOWNSAMPLING**2:
+            raise ValueError(
+                f"expected latent_channels from 1 to {3 * DOWNSAMPLING**2}, the numbers in a patch, found "
+                f"{self.latent_channels}"
+            )
 
 
 class ConvAutoencoder(nn.Module):
     """Frames `[... H W 3]` uint8 to latents `[... c h w]` and back, h = H / 8.
 
     The encoder ends in tanh (Hafner et al. 2025); training corrupts latents before decoding (l-DeTok, Yang et al.
-    2025). `set_background` takes the mean frame out of the input and adds it to the output, so that what never changes
-    costs neither latents nor training. After training `set_statistics` makes every channel zero mean and unit scale.
-    All three are buffers.
+    2025). Networks and linear maps of 8x8 patches add up on both ways; `start_from` sets the maps to the principal
+    components of training frames, so that the networks begin where a linear codec ends, and keeps their mean frame,
+    which costs neither latents nor training. After training `set_statistics` makes every channel zero mean and unit
+    scale.
     """
 
     def __init__(self, config: ConvAutoencoderConfig):
@@ -56,9 +64,10 @@ class ConvAutoencoder(nn.Module):
             *(ResidualBlock(outer) for _ in range(n_outer)),
             nn.Conv2d(outer, inner, 2, stride=2),
             *(ResidualBlock(inner) for _ in range(n_inner)),
-            nn.Conv2d(inner, c, 1),
-            nn.Tanh(),
+            zero_init(nn.Conv2d(inner, c, 1)),
         )
+        self.encoder_map = nn.Conv2d(3, c, DOWNSAMPLING, DOWNSAMPLING, bias=False)
+        self.decoder_map = nn.ConvTranspose2d(c, 3, DOWNSAMPLING, DOWNSAMPLING, bias=False)
         self.decoder = nn.Sequential(
             nn.Conv2d(c, inner, 3, padding=1),
             *(ResidualBlock(inner) for _ in range(n_inner)),
@@ -77,9 +86,27 @@ class ConvAutoencoder(nn.Module):
         """The lowest and highest value of each latent channel, `[2 c 1 1]`."""
         return torch.stack((-1 - self.mean, 1 - self.mean)) / self.std
 
-    def set_background(self, frames: Tensor) -> None:
-        """Keeps the mean of uint8 training frames `[n H W 3]`."""
-        self.background.copy_(pixels.to_float(frames).mean(0))
+    @torch.no_grad()
+    def start_from(self, frames: Tensor) -> None:
+        """Keeps the mean of uint8 training frames `[n H W 3]`, and starts the maps as their patches' components.
+
+        A component counts in the latents with the root of its standard deviation, between all alike and as in pixels; a
+        rotation spreads them over the channels.
+        """
+        images, c = pixels.to_float(frames), self.config.latent_channels
+        self.background.copy_(images.mean(0))
+        grid = {"p": DOWNSAMPLING, "q": DOWNSAMPLING}
+        patches = rearrange(images - self.background, "n k (h p) (w q) -> (n h w) (k p q)", **grid).double()
+        variance, components = torch.linalg.eigh(patches.mT @ patches / len(patches))
+        variance = variance[-c:].clamp_min(1e-6)
+        scale = variance.pow(0.25)
+        gain = (variance / scale.square()).mean().sqrt() / MAP_STD
+        rotation = torch.linalg.qr(torch.randn(c, c, dtype=torch.float64)).Q
+        encode = rotation @ (components[:, -c:] / scale).mT / gain
+        decode = rotation @ (components[:, -c:] * scale).mT * gain
+        shape = {"k": 3, **grid}
+        self.encoder_map.weight.copy_(rearrange(encode, "c (k p q) -> c k p q", **shape))
+        self.decoder_map.weight.copy_(rearrange(decode, "c (k p q) -> c k p q", **shape))
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Keeps the per-channel mean and standard deviation `[c]` of raw latents, measured on training frames."""
@@ -91,10 +118,11 @@ class ConvAutoencoder(nn.Module):
         return self._decode(corrupt(self._encode(images)))
 
     def _encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images - self.background)
+        change = images - self.background
+        return torch.tanh(self.encoder_map(change) + self.encoder(change))
 
     def _decode(self, raw: Tensor) -> Tensor:
-        return self.decoder(raw) + self.background
+        return self.decoder_map(raw) + self.decoder(raw) + self.background
 
     def encode(self, frames: Tensor) -> Tensor:
         """Encodes uint8 frames `[... H W 3]` as unit-scale latents `[... c h w]`, float32."""

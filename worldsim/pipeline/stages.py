@@ -98,7 +98,7 @@ def train_codec(run: Run) -> nn.Module:
     sizes, store = run.preset.codec, run.store
     with seeded(run.seed):
         model = ConvAutoencoder(run.preset.autoencoder(frame_shape=tuple(store.info.observation_shape)))
-    model.set_background(_statistics_frames(run))
+        model.start_from(_statistics_frames(run))
     sampler = WindowSampler(store, run.training_episodes, 2, run.seed)
     device = run.torch_device
 
