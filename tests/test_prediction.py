@@ -104,10 +104,11 @@ def test_at_level_zero_the_clean_latent_is_the_input_whatever_the_network_says(p
     assert torch.allclose(to_clean(prediction, output, x, torch.zeros(1), process), expected)
 
 
-def test_only_noise_and_score_cannot_start_from_pure_noise():
+def test_noise_and_score_cannot_start_from_pure_noise_and_the_clean_latent_does_not_suit_exploding_variance():
     refused = {(type(a), type(b)) for a in PREDICTIONS for b in PROCESSES if not admissible(a, b)}
     pure = (RectifiedFlow, VPCosine, DiscreteVP)
-    assert refused == {(a, b) for a in (NoisePrediction, ScorePrediction) for b in pure}
+    at_pure_noise = {(a, b) for a in (NoisePrediction, ScorePrediction) for b in pure}
+    assert refused == at_pure_noise | {(CleanPrediction, VarianceExploding)}
     assert admissible(NoisePrediction(), DiscreteVP("cosine"))
 
 
