@@ -22,10 +22,15 @@ _WRITER_ERRORS = ("PytorchStreamWriter", "unexpected pos", "No space left")  # w
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Writes plain data whole or not at all; makes the folder where it is missing."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text whole or not at all; makes the folder where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "w") as file:
-        file.write(json.dumps(data, indent=1, allow_nan=False) + "\n")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -1,60 +1,96 @@
 """`worldsim eval`: measures a world on episodes it was not trained on.
 
-Here as the place that knows which games' frames can be read (`PROBES`).
+Here as the place that knows what is known of which game (`PROBES`, `EXCURSIONS`), and how to find it.
 Leaves out the measuring itself (`worldsim.evaluation`).
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
+import numpy as np
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from worldsim import bundle
 from worldsim.data.episodes import EpisodeStore
 from worldsim.envs import arena, doom
-from worldsim.evaluation import report as pages
-from worldsim.evaluation.events import termination
-from worldsim.evaluation.fidelity import fidelity, held_out
-from worldsim.evaluation.replay import SHOWN, dream_along
-from worldsim.evaluation.sheet import contact_sheet
-from worldsim.evaluation.uncertainty import uncertainty
-from worldsim.files import write_json
+from worldsim.evaluation.held_out import held_out, spread
+from worldsim.evaluation.measure import Knowledge, measure
+from worldsim.evaluation.replay import filmed
+from worldsim.evaluation.report import report
+from worldsim.evaluation.subject import Dream, Subject
+from worldsim.evaluation.verdict import verdicts
+from worldsim.files import write_json, write_text
+from worldsim.registration import REAL_GAMES
 
-SHEETS = 3  # episodes whose frames the report shows
-PROBES = {"worldsim-real/Arena-v0": arena.decode}
-COMPARISONS = {"worldsim-real/DoomTakeCover-v0": doom.wall_shift}
+FILMS, FRAMES = 3, 64  # in the report
+ARENA, TAKE_COVER, MAZE = REAL_GAMES
+PROBES = {ARENA: arena.decode}
+COMPARISONS = {TAKE_COVER: doom.wall_shift}
+EXCURSIONS = {  # packed actions that lead away, and back
+    ARENA: ([0, 0, 1, 0], [0, 0, 0, 1]),
+    TAKE_COVER: ([1], [2]),
+    MAZE: ([0, 0, 0, 0, 1], [0, 0, 0, 0, -1]),
+}
 
 
 def main(config: DictConfig) -> int:
-    """Writes `metrics.json` and `report.html`, and prints the figures."""
-    world, store = bundle.load(str(config.world), config.device, config.steps), EpisodeStore(Path(str(config.data)))
-    episodes = held_out(world, store, config.episodes)
-    game = world.info.game
-    metrics = fidelity(world, store, episodes, config.starts, PROBES.get(game), COMPARISONS.get(game))
-    metrics["termination"] = termination(world, store, episodes, 2 * config.starts)
-    metrics["uncertainty"] = uncertainty(world, store, episodes, config.starts)
-    frames = [frame for index in episodes[:SHEETS] for frame in dream_along(world, store, index)]
+    """Writes `metrics.json`, `times.json` and `report.html`, and prints the verdicts."""
+    if not isinstance(config.quick, bool):
+        raise ValueError(f"expected quick=true or quick=false, found {config.quick}")
+    store = EpisodeStore(Path(str(config.data)))
+    name, subject, episodes = _subject(config, store)
+    say = lambda text: print(f"eval: {text}", file=sys.stderr, flush=True)  # noqa: E731
+    metrics, times = measure(subject, store, episodes, _knowledge(config, store), config.starts, config.quick, say)
+    films = [filmed(subject, store, index, FRAMES) for index in episodes[:FILMS]]
     out = Path(str(config.out))
     write_json(out / "metrics.json", metrics)
-    (out / "report.html").write_text(pages.report(world.info.name, metrics, contact_sheet(frames, SHOWN, 2)))
-    print(f"codec {_figure(metrics['codec'])}   one step {_figure(metrics['one_step'])}")
-    for horizon, figure in metrics["open_loop"].items():
-        last, share = _figure(metrics["copy_last"][horizon]), pages.detail(figure)
-        print(f"open loop {horizon:>2}: {_figure(figure)}   copy last {last}   detail {share} of the real")
-    for name, value in metrics.get("positions", {}).items():
-        if name.endswith("/16"):
-            print(f"{name}: within 1 px {value['within_1px']:.1%}, within 2 px {value['within_2px']:.1%}")
-    if metrics["termination"]:
-        print(pages.termination(metrics["termination"]))
-    if u := metrics["uncertainty"]:
-        print(
-            f"uncertainty: rank correlation {u['mean']:.2f} [{u['low']:.2f}, {u['high']:.2f}] with the one-step error"
-        )
-    print(f"mean frame {_figure(metrics['dataset_mean'])}   {len(episodes)} episodes; wrote {out / 'report.html'}")
+    write_json(out / "times.json", times)
+    write_text(out / "report.html", report(name, metrics, films, store.info.fps))
+    for verdict in verdicts(metrics):
+        print(f"{verdict.word:5} {verdict.question} {verdict.figure}")
+    print(f"{len(episodes)} held-out episodes; wrote {out / 'report.html'}")
     return 0
 
 
-def _figure(figure: dict) -> str:
-    p = figure["psnr"]
-    return f"{p['mean']:.2f} dB [{p['low']:.2f}, {p['high']:.2f}]"
+def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, list[int]]:
+    """Returns the name of what is measured, it, and the episodes it is measured on."""
+    name, count = str(config.world), 6 if config.quick and config.episodes > 6 else config.episodes
+    if ":" not in name:
+        world = bundle.load(name, config.device, config.steps)
+        return world.info.name, Dream(world), held_out(world, store, count)
+    module, _, attribute = name.partition(":")
+    try:
+        make = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"expected world={name} to name what makes a subject, found: {error}") from error
+    subject = make()
+    missing = [part for part in ("window", "reset", "step") if not hasattr(subject, part)]
+    if missing:
+        raise ValueError(
+            f"expected {name} to return something with window, reset and step (worldsim.evaluation.subject.Subject), "
+            f"found no {missing[0]}"
+        )
+    return name, subject, spread(store, list(range(len(store))), subject.window, count)
+
+
+def _knowledge(config: DictConfig, store: EpisodeStore) -> Knowledge:
+    game = store.info.game
+    excursion = EXCURSIONS.get(game) and tuple(np.array(action, np.float64) for action in EXCURSIONS[game])
+    return Knowledge(_game(config, store), PROBES.get(game), COMPARISONS.get(game), excursion)
+
+
+def _game(config: DictConfig, store: EpisodeStore) -> Callable[[], gym.Env] | None:
+    """Returns what makes the real game: the one that `game=` names, or one that comes with the library."""
+    if config.get("game") is not None:
+        return lambda: instantiate(config.game, _convert_="all")
+    game: Any = store.info.game
+    if game not in REAL_GAMES or any(record.seed is None for record in store.records):
+        return None
+    return lambda: gym.make(game, max_episode_steps=None).unwrapped

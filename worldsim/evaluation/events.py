@@ -1,50 +1,80 @@
-"""Whether a dream sees an episode's end coming: its predicted probability of termination beside what really came.
+"""Whether a dream sees ends and rewards coming: what it predicts for the next steps beside what really came.
 
-Here because a policy trained in a dream learns from its ends. Leaves out rewards, which come with returns.
+Here because a policy trained in a dream learns from both. Leaves out whole episodes' returns (`returns`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from worldsim.data.episodes import EpisodeStore
-from worldsim.evaluation.replay import addresses, prompt_of, recorded_actions
-from worldsim.world_model import WorldModel
+from worldsim.evaluation.statistics import average_precision, bootstrap, correlation
+from worldsim.evaluation.subject import Subject, actions_of, starts_of
 
 WITHIN = 8  # steps
+BINS = 10
 RESAMPLES = 500
 
 
-def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean precision at the true ones' ranks, equal scores sharing one threshold; NaN without a true one.
+@dataclass(frozen=True, eq=False)
+class Foreseen:
+    """What was predicted for 8 steps from some starts in one episode, and what came, float64 `[n]` each."""
 
-    The base rate is what scores that know nothing reach: the area under the precision-recall steps.
+    ends: np.ndarray  # probability of a termination within them
+    ended: np.ndarray  # bool
+    rewards: np.ndarray  # expected sum
+    rewarded: np.ndarray  # sum; NaN where none were recorded
+
+
+def foresee(subject: Subject, store: EpisodeStore, episodes: list[int], starts: int = 32) -> list[Foreseen]:
+    """Dreams 8 steps from `starts` real frames of every episode, evenly spread up to its end, by recorded actions.
+
+    Behind the episode's end the last action is held, so that every dream has as many steps to end in.
     """
-    order = np.argsort(-scores, kind="stable")
-    scores, labels = scores[order], labels[order].astype(np.float64)
-    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))  # the last place of each run of equal scores
-    found = labels.cumsum()[last]
-    if found[-1] == 0:
-        return float("nan")
-    return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / found[-1])
+    return [_foresee(subject, store, index, starts) for index in episodes]
 
 
-def termination(world: WorldModel, store: EpisodeStore, episodes: list[int], starts: int = 32) -> dict[str, Any] | None:
-    """Returns how well dreams of 8 steps tell whether the real episode ends (terminates) within them, or None.
+def _foresee(subject: Subject, store: EpisodeStore, index: int, starts: int) -> Foreseen:
+    record, window = store.records[index], subject.window
+    steps = record.total_steps
+    last = steps if record.terminated else steps - WITHIN + 1  # the last first-dreamed position whose future is known
+    if last < window:
+        return Foreseen(*(np.zeros(0, kind) for kind in (float, bool, float, float)))
+    first = np.unique(np.linspace(window, last, starts).astype(int))
+    actions, rewards = actions_of(store, index), store.rewards(index)
+    came = np.full(steps, np.nan) if rewards is None else np.array(rewards, np.float64)
+    subject.reset(starts_of(store, index, first, window))
+    alive, expected = np.ones(len(first)), np.zeros(len(first))
+    for step in range(WITHIN):
+        result = subject.step(actions[np.minimum(first + step, steps)], look=False)
+        expected += alive * result.reward
+        alive = alive * (1 - result.end)
+    rewarded = np.array([came[p - 1 : p - 1 + WITHIN].sum() for p in first])
+    return Foreseen(1 - alive, record.terminated & (first + WITHIN - 1 >= steps), expected, rewarded)
 
-    In every episode `starts` dreams begin from real frames, evenly spread up to its end, and follow the recorded
-    actions; behind the episode's end the last action is held, so that every dream has as many steps to end in. The
-    score is the probability that it ended at any of them. None: no measured episode ends within reach of a start.
+
+def termination(foreseen: list[Foreseen]) -> dict[str, Any] | None:
+    """Returns how well the ends were told; None where no measured episode ends within reach of a start.
+
+    The Brier skill is 1 for certainty that comes true, 0 for what the base rate alone knows (Brier 1950); `calibration`
+    gives, for bins of the predicted probability, its mean, how often it came true, and how many there were.
     """
-    measured = [_predictions(world, store, index, starts) for index in episodes]
-    scores, labels = (np.concatenate(parts) for parts in zip(*measured, strict=True))
+    scores, labels = (np.concatenate([getattr(f, name) for f in foreseen]) for name in ("ends", "ended"))
     if not labels.any():
         return None
+    join = lambda parts: [np.concatenate([getattr(f, name) for f in parts]) for name in ("ends", "ended")]  # noqa: E731
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     return {
-        "average_precision": {"mean": round(average_precision(scores, labels), 3), **_interval(measured)},
+        "average_precision": bootstrap(foreseen, lambda parts: average_precision(*join(parts)), RESAMPLES),
+        "brier_skill": bootstrap(foreseen, lambda parts: _brier_skill(*join(parts)), RESAMPLES),
+        "calibration": [
+            [round(float(x), 4) for x in (scores[bins == i].mean(), labels[bins == i].mean())]
+            + [int((bins == i).sum())]
+            for i in np.unique(bins)
+        ],
         "base_rate": round(float(labels.mean()), 4),
         "ends": int(labels.sum()),
         "starts": len(labels),
@@ -52,31 +82,27 @@ def termination(world: WorldModel, store: EpisodeStore, episodes: list[int], sta
     }
 
 
-def _interval(measured: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Returns a 95 % interval of the average precision: a bootstrap over episodes, with a fixed generator."""
-    rng, values = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        picked = [measured[i] for i in rng.integers(len(measured), size=len(measured))]
-        values.append(average_precision(*(np.concatenate(parts) for parts in zip(*picked, strict=True))))
-    low, high = np.nanquantile(values, [0.025, 0.975])  # a draw without an end has no precision
-    return {"low": round(float(low), 3), "high": round(float(high), 3)}
+def _brier_skill(scores: np.ndarray, labels: np.ndarray) -> float:
+    spread = labels.mean() * (1 - labels.mean())
+    return 1 - float(np.square(scores - labels).mean() / spread) if spread > 0 else float("nan")
 
 
-def _predictions(world: WorldModel, store: EpisodeStore, index: int, starts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, for the starts in an episode, the dreams' probability of ending and whether it really ended `[n]`."""
-    record, window = store.records[index], world.prompts.latents.shape[1]
-    steps = record.total_steps
-    last = steps if record.terminated else steps - WITHIN + 1  # the last first-dreamed position whose future is known
-    if last < window:
-        return np.zeros(0), np.zeros(0, bool)
-    first = np.unique(np.linspace(window, last, starts).astype(int))
-    real = np.array(store.observations(index))
-    latents = torch.cat([world.encode(torch.from_numpy(part)) for part in np.array_split(real, len(real) // 256 + 1)])
-    actions = recorded_actions(world, store, index)
-    rows = np.stack([np.arange(p - window, p) for p in first])
-    state = world.initial(prompt_of(latents[rows], actions[rows]), addresses(world, first, index))
-    alive = torch.ones(len(first), dtype=torch.float64)
-    for step in range(WITHIN):
-        state, outcome = world.foresee(state, actions[np.minimum(first + step, steps)])
-        alive = alive * (1 - outcome.end_probability.double().cpu())
-    return 1 - alive.numpy(), record.terminated & (first + WITHIN - 1 >= steps)
+def reward(foreseen: list[Foreseen]) -> dict[str, Any] | None:
+    """Returns how well the sums of 8 steps' rewards were told; None where they were not recorded or never differ.
+
+    `skill` is the share of their variance that is explained: 0 for knowing their mean, below for knowing less.
+    """
+    values = np.concatenate([f.rewarded for f in foreseen])
+    if not np.isfinite(values).all() or len(values) < 3 or np.ptp(values) == 0:
+        return None
+    join = lambda parts: np.concatenate([np.stack((f.rewards, f.rewarded), 1) for f in parts])  # noqa: E731
+    return {
+        "skill": bootstrap(foreseen, lambda parts: _skill(join(parts)), RESAMPLES),
+        "correlation": bootstrap(foreseen, lambda parts: correlation(join(parts)), RESAMPLES),
+        "within": WITHIN,
+    }
+
+
+def _skill(pairs: np.ndarray) -> float:
+    spread = pairs[:, 1].var()
+    return 1 - float(np.square(pairs[:, 0] - pairs[:, 1]).mean() / spread) if spread > 0 else float("nan")

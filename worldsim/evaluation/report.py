@@ -1,71 +1,180 @@
-"""`report.html`: the figures and the frames of an evaluation in one file that needs no network.
+"""`report.html`: the verdicts, films, plots and tables of an evaluation in one file that needs no network.
 
 Here so that numbers are never looked at without the pictures.
-Leaves out plots and videos, which come with the measuring instrument.
+Leaves out what the figures mean (`verdict`) and the drawing (`plots`).
 """
 
 from __future__ import annotations
 
 import base64
 import html
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
+import imageio.v2 as imageio
 import numpy as np
 
+from worldsim.evaluation.plots import plots
+from worldsim.evaluation.verdict import verdicts
 
-def report(name: str, metrics: dict[str, Any], sheet: np.ndarray) -> str:
-    """Returns a page with a table of the metrics and a contact sheet, uint8 `[H W 3]`."""
-    picture = base64.b64encode(iio.imwrite("<bytes>", sheet, extension=".png")).decode()
-    horizons = metrics["open_loop"]
-    rows = "".join(
-        f"<tr><td>{h}</td><td>{_psnr(horizons[h])}</td><td>{_psnr(metrics['copy_last'][h])}</td>"
-        f"<td>{detail(horizons[h])}</td></tr>"
-        for h in horizons
-    )
-    positions = "".join(
-        f"<tr><td>{html.escape(key)}</td><td>{value['within_1px']:.1%}</td><td>{value['within_2px']:.1%}</td><td>{_pixels(value['median_px'])}</td></tr>"
-        for key, value in metrics.get("positions", {}).items()
-    )
-    ends = f"<p>{html.escape(termination(metrics['termination']))}.</p>" if metrics.get("termination") else ""
-    heads = "".join(f"<th>{name}</th>" for name in ("thing / horizon", "within 1 px", "within 2 px", "median px"))
-    table = f"<table><tr>{heads}</tr>{positions}</table>"
-    return f"""<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title>
-<style>
-body {{ font: 15px sans-serif; margin: 2em }}
-td, th {{ padding: .2em 1em; text-align: right }}
-img {{ image-rendering: pixelated }}
-</style>
-<h1>{html.escape(name)}</h1>
-<p>{metrics["episodes"]} held-out episodes, {metrics["starts"]} starts, K = {metrics["steps"]}.
-PSNR in dB [95 % interval].
-Codec {_psnr(metrics["codec"])}; one step (teacher-forced) {_psnr(metrics["one_step"])};
-mean frame {_psnr(metrics["dataset_mean"])}.</p>
-<table><tr><th>horizon</th><th>open loop</th><th>copy last</th><th>detail, dreamed / real</th></tr>{rows}</table>
-{table if positions else ""}{ends}
-<h2>Rows in threes: real, reconstructed, dreamed</h2><img src="data:image/png;base64,{picture}">
+SCALE, GAP = 3, 4  # of films, in pixels
+STYLE = """
+body { font: 15px sans-serif; margin: 2em; max-width: 70em }
+td, th { padding: .2em 1em; text-align: right } td:first-child, th:first-child { text-align: left }
+.good { background: #cdebc8 } .fair { background: #fbefb5 } .poor { background: #f6c9c4 }
+video { image-rendering: pixelated; display: block; margin: .4em 0 } .plots { display: flex; flex-wrap: wrap }
+small { color: #555 }
 """
 
 
-def detail(figure: dict[str, Any]) -> str:
-    """Returns the share of fine detail, or a dash where the real frames have none."""
-    share = figure.get("detail")
-    return f"{share['mean']:.2f} [{share['low']:.2f}, {share['high']:.2f}]" if share else "-"
-
-
-def termination(figure: dict[str, Any]) -> str:
-    """Returns in words how well the dream sees the end coming."""
-    p = figure["average_precision"]
-    return (
-        f"termination within {figure['within']} steps: average precision {p['mean']:.2f} [{p['low']:.2f}, "
-        f"{p['high']:.2f}], base rate {figure['base_rate']:.3f} ({figure['ends']} of {figure['starts']} starts)"
+def report(name: str, m: dict[str, Any], films: Sequence[Sequence[np.ndarray]], fps: float) -> str:
+    """Returns a page of the metrics and of films, each of which is two or three rows of frames `[n H W 3]`."""
+    head = f"{m['episodes']} held-out episodes, {m['starts']} starts" + (f", K = {m['steps']}" if m["steps"] else "")
+    quick = " Quick: few dreams, short ones; leave out quick=true for figures to quote." if m["quick"] else ""
+    title = "real, reconstructed, dreamed" if films and len(films[0]) == 3 else "real, dreamed"
+    drawn = plots(m)
+    missing = "" if drawn else '<p>Plots need matplotlib: pip install "worldsim-rl[report]".</p>'
+    return "\n".join(
+        [
+            f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>',
+            f"<h1>{html.escape(name)}</h1><p>{head}; 95 % intervals over episodes in brackets.{quick}</p>",
+            _table(
+                ("", "measured", "", "rule"),
+                [(v.question, v.figure, f'<b class="{v.word}">&nbsp;{v.word}&nbsp;</b>', v.rule) for v in verdicts(m)],
+            ),
+            f"<h2>Side by side: {title}</h2>",
+            *(_film(rows, fps) for rows in films),
+            '<div class="plots">',
+            *(f"<div><h3>{title}</h3>{svg}</div>" for title, svg in drawn),
+            f"</div>{missing}",
+            *(f"<h2>{title}</h2>{_table(*table)}" for title, table in _tables(m)),
+        ]
     )
 
 
-def _psnr(figure: dict[str, Any]) -> str:
-    p = figure["psnr"]
-    return f"{p['mean']:.2f} [{p['low']:.2f}, {p['high']:.2f}]"
+def _film(rows: Sequence[np.ndarray], fps: float) -> str:
+    """Returns a video element; VP9, which every browser plays."""
+    gap = np.full((*rows[0].shape[:2], GAP, 3), 255, np.uint8)
+    wide = np.concatenate([part for frames in rows for part in (frames, gap)][:-1], 2)
+    large = wide.repeat(SCALE, 1).repeat(SCALE, 2)
+    large = np.pad(large, ((0, 0), (0, large.shape[1] % 2), (0, large.shape[2] % 2), (0, 0)), mode="edge")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.webm"
+        options = {"codec": "libvpx-vp9", "macro_block_size": 1, "ffmpeg_log_level": "quiet", "quality": None}
+        bitexact = ["-crf", "24", "-b:v", "0", "-row-mt", "1", "-cpu-used", "4"]
+        with imageio.get_writer(path, fps=fps, output_params=bitexact, **options) as writer:
+            for frame in large:
+                writer.append_data(frame)
+        data = base64.b64encode(path.read_bytes()).decode()
+    return f'<video controls autoplay loop muted src="data:video/webm;base64,{data}"></video>'
 
 
-def _pixels(value: float | None) -> str:
-    return "lost" if value is None else f"{value:.0f}"
+def _tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
+    """Returns titles and tables of everything that was measured."""
+    tables = [("Fidelity (PSNR in dB)", _fidelity(m))]
+    if m.get("positions"):
+        rows = [
+            (
+                key,
+                f"{v['within_1px']:.0%}",
+                f"{v['within_2px']:.0%}",
+                "lost" if v["median_px"] is None else f"{v['median_px']:.0f}",
+            )
+            for key, v in m["positions"].items()
+        ]
+        tables.append(("Where things are", (("thing / step", "within 1 px", "within 2 px", "median px"), rows)))
+    if told := (m.get("controllability") or {}).get("retrieval"):
+        rows = [
+            (age, figure(v["top1"]), f"{v['chance']:.2f}", figure(v["frames_to_effect"])) for age, v in told.items()
+        ]
+        head = ("age of the dream", "told by its action", "chance", "frames until it shows")
+        tables.append(("Actions: dreamed futures found among the real ones", (head, rows)))
+    if effect := m.get("controllability"):
+        rows = [
+            ("PSNR lost by others' actions, 4 steps (dB)", figure(effect["delta_psnr"])),
+            ("error by others' actions / by the right ones", figure(effect["shuffled_ratio"])),
+        ]
+        tables.append(("Actions: recorded against shuffled", (("", ""), rows)))
+    if m.get("memory"):
+        rows = [(f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"])) for k, v in m["memory"].items()]
+        tables.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))
+    tables += _events(m)
+    if long := m.get("drift"):
+        names = list(next(iter(long["ages"].values())))
+        rows = [(age, *("-" if v[n] is None else f"{v[n]:.3f}" for n in names)) for age, v in long["ages"].items()]
+        rows.append(
+            (
+                "real",
+                f"up to {long['floor']['p95']:.3f}",
+                "1.000",
+                f"{long['stall_floor']:.3f}",
+                *[""] * (len(names) - 3),
+            )
+        )
+        tables.append((f"Drift over {long['length']} frames", (("age", *names), rows)))
+    if m.get("few_steps"):
+        tables.append(("Fewer network evaluations", few_steps_table(m["few_steps"])))
+    return tables
+
+
+def few_steps_table(table: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Returns head and rows of what fewer evaluations cost."""
+    head = ("K", "flow-map error", "PSNR at 16 (dB)", "detail at 16", "told by action", "distance after 256 frames")
+    rows = [
+        (
+            k,
+            f"{v['flow_map_error']:.3f}",
+            *(figure(v[name]) for name in ("psnr_16", "detail_16", "top1")),
+            "-" if v["distance"] is None else f"{v['distance']:.3f}",
+        )
+        for k, v in table.items()
+    ]
+    return head, rows
+
+
+def _fidelity(m: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+    names = [name for name in ("open_loop", "copy_last", "regression", "best_of_8") if m.get(name)]
+    rows = [
+        (h, *(figure(m[n][h]["psnr"]) if h in m[n] else "-" for n in names), figure(m["open_loop"][h].get("detail")))
+        for h in m["open_loop"]
+    ]
+    rows.append(("mean frame", figure(m["dataset_mean"]["psnr"])))
+    if codec := m.get("codec"):
+        rows += [(f"codec, {name}", figure(value)) for name, value in codec.items()]
+    return ("steps ahead", *(n.replace("_", " ") for n in names), "detail, dreamed / real"), rows
+
+
+def _events(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
+    rows = []
+    if ends := m.get("termination"):
+        found = f"base rate {ends['base_rate']:.3f}; {ends['ends']} of {ends['starts']} starts"
+        rows += [
+            (f"end within {ends['within']} steps: average precision ({found})", figure(ends["average_precision"])),
+            ("the same: Brier skill", figure(ends["brier_skill"])),
+        ]
+    if reward := m.get("reward"):
+        rows += [
+            (f"reward of {reward['within']} steps: variance explained", figure(reward["skill"])),
+            ("the same: correlation", figure(reward["correlation"])),
+        ]
+    if unsure := m.get("uncertainty"):
+        rows.append(("uncertainty: rank correlation with the one-step error", figure(unsure)))
+    if policies := m.get("returns"):
+        rows += [
+            (f"{policies['policies']} policies' returns, dreamed and real: {name}", figure(policies[name]))
+            for name in ("pearson", "spearman")
+        ]
+    return [("Ends, rewards, returns", (("", ""), rows))] if rows else []
+
+
+def figure(value: dict[str, float] | None) -> str:
+    """Returns a mean with its interval, or a dash."""
+    return "-" if value is None else f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+
+
+def _table(head: Sequence[str], rows: list[Sequence[str]]) -> str:
+    cells = "".join(f"<th>{name}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{cells}</tr>{body}</table>"

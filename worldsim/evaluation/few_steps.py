@@ -1,0 +1,86 @@
+"""What fewer network evaluations cost: K = 1, 2, 4, 8 beside 32 steps of Heun's method with the same network.
+
+Here because frame rates are quoted at small K and quality at large K; this is both. Leaves out guidance.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from worldsim.data.episodes import EpisodeStore
+from worldsim.diffusion.samplers import EulerSampler, HeunSampler
+from worldsim.evaluation.controllability import retrieval
+from worldsim.evaluation.drift import drift
+from worldsim.evaluation.fidelity import fidelity, positions
+from worldsim.evaluation.subject import Dream, actions_of, encode, starts_of
+from worldsim.types import Sampler
+from worldsim.world_model import WorldModel
+
+SAMPLERS: dict[str, Sampler] = {
+    **{str(k): EulerSampler(k) for k in (1, 2, 4, 8)},
+    "heun32": HeunSampler(32),
+}
+DRIFTED = 320  # frames of the drift column
+TIMED = 20  # frames
+
+
+def with_sampler(world: WorldModel, sampler: Sampler) -> WorldModel:
+    """Returns the same world, sampled otherwise and without guidance."""
+    other = copy.copy(world)
+    other.sampler, other.guidance = sampler, None
+    return other
+
+
+def few_steps(
+    world: WorldModel, store: EpisodeStore, episodes: list[int], env: gym.Env | None, training_steps: int = 200
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Returns figures by sampler, and milliseconds for one frame (no batch, with decode) by sampler.
+
+    `flow_map_error` is the distance (root mean square of unit-scale latents) of a frame to the one that 32 Heun steps
+    make of the same noise and past; the others are the report's own measures, with fewer starts.
+    """
+    table, times = {}, {}
+    goal = _latents(with_sampler(world, SAMPLERS["heun32"]), store, episodes)
+    for name, sampler in SAMPLERS.items():
+        subject = Dream(with_sampler(world, sampler))
+        few = episodes[:8] if name != "heun32" else episodes[:3]
+        ahead = fidelity(subject, store, few, 4)["open_loop"].get("16", {})
+        told = retrieval(subject, store, few, env, 1) if env is not None and name != "heun32" else None
+        long = drift(subject, store, episodes, DRIFTED, None, training_steps) if name != "heun32" else None
+        table[name] = {
+            "flow_map_error": round(float((_latents(subject.world, store, episodes) - goal).square().mean().sqrt()), 4),
+            "psnr_16": ahead.get("psnr"),
+            "detail_16": ahead.get("detail"),
+            "top1": told and told.get("0", {}).get("top1"),
+            "distance": long and list(long["ages"].values())[-1]["distance"],
+        }
+        times[name] = _milliseconds(subject.world)
+    return table, times
+
+
+def _latents(world: WorldModel, store: EpisodeStore, episodes: list[int]) -> torch.Tensor:
+    """Returns the latents `[n c h w]` of single frames dreamed from real ones, the same for every sampler's start."""
+    subject, latents = Dream(world), []
+    for index in episodes[:8]:
+        first = positions(store.records[index].num_observations, subject.window, 4, 1)
+        subject.reset(starts_of(store, index, first, subject.window))
+        subject.step(actions_of(store, index)[first], look=False)
+        latents.append(subject.state.latent)
+    return torch.cat(latents)
+
+
+def _milliseconds(world: WorldModel) -> float:
+    state = world.initial(torch.zeros(1, dtype=torch.long), torch.zeros(1, 3, dtype=torch.long))
+    action, times = encode(world, world.action_codec.table[:1]), []
+    for _ in range(TIMED):
+        start = time.perf_counter()
+        state, _ = world.step(state, action)
+        world.observe(state).cpu()
+        times.append(time.perf_counter() - start)
+    return round(1e3 * float(np.median(times)), 2)

@@ -1,0 +1,114 @@
+"""The whole measurement of a subject on held-out recordings, as one dictionary that is `metrics.json`.
+
+Here as the list of what is measured, in the order it is reported. Leaves out how (the modules beside it), pictures
+(`report`), and what a command line says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from worldsim.data.episodes import EpisodeStore
+from worldsim.evaluation import events, floors
+from worldsim.evaluation.controllability import action_effect, retrieval
+from worldsim.evaluation.drift import drift
+from worldsim.evaluation.few_steps import few_steps
+from worldsim.evaluation.fidelity import CODEC_FRAMES, Comparison, Probe, fidelity
+from worldsim.evaluation.memory import revisits
+from worldsim.evaluation.returns import returns
+from worldsim.evaluation.statistics import interval
+from worldsim.evaluation.subject import Dream, Subject
+from worldsim.evaluation.uncertainty import uncertainty
+
+QUICK_LENGTH, LENGTH = 500, 10_000  # frames of the dreams whose drift is measured
+MULTISCALE = (0.0448, 0.2856, 0.3001)  # of Wang et al. 2003 the scales that 64 pixels have, before they sum to 1
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What is known of a game beside its recordings; whatever needs what is missing is left out."""
+
+    make: Callable[[], gym.Env] | None = None  # the real game: seed and actions lead to the recorded frames
+    probe: Probe | None = None
+    compare: Comparison | None = None
+    excursion: tuple[np.ndarray, np.ndarray] | None = None  # packed actions that lead away, and back
+
+
+def measure(
+    subject: Subject,
+    store: EpisodeStore,
+    episodes: list[int],
+    knowledge: Knowledge,
+    starts: int = 16,
+    quick: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Returns `metrics.json`'s content, and milliseconds by K, which no two runs share.
+
+    A part that cannot be measured (no real game, no rewards, too few or too short episodes) is None.
+    """
+    world = subject.world if isinstance(subject, Dream) else None
+    say("fidelity")
+    metrics = fidelity(subject, store, episodes, starts, knowledge.probe, knowledge.compare)
+    metrics["quick"], metrics["steps"] = quick, world and world.steps
+    if metrics["codec"] is not None:
+        metrics["codec"] |= similarity(subject, store, episodes)
+    few = episodes[:: 1 if quick else 2]
+    metrics["regression"] = world and floors.regression(world, store, few, 4)
+    metrics["best_of_8"] = None if quick else floors.tries(subject, store, few, 4)
+    say("events")
+    foreseen = events.foresee(subject, store, episodes, 2 * starts)
+    metrics["termination"], metrics["reward"] = events.termination(foreseen), events.reward(foreseen)
+    metrics["uncertainty"] = world and uncertainty(world, store, episodes, starts)
+    say("controllability")
+    metrics["controllability"] = action_effect(subject, store, episodes, starts)
+    env = knowledge.make and knowledge.make()
+    try:
+        metrics["controllability"]["retrieval"] = env and retrieval(subject, store, episodes, env, 1 if quick else 2)
+        if knowledge.excursion and env:
+            say("memory")
+            metrics["memory"] = revisits(subject, store, episodes, env, *knowledge.excursion)
+        say("drift")
+        length, training = (QUICK_LENGTH, 100) if quick else (LENGTH, 400)
+        metrics["drift"] = drift(subject, store, episodes, length, knowledge.probe, training)
+        if not quick:
+            say("returns")
+            metrics["returns"] = env and returns(subject, store, episodes, env)
+        times: dict[str, float] = {}
+        if world is not None and not quick:
+            say("few steps")
+            metrics["few_steps"], times = few_steps(world, store, episodes, env)
+    finally:
+        if env is not None:
+            env.close()
+    return metrics, times
+
+
+def similarity(subject: Any, store: EpisodeStore, episodes: list[int]) -> dict[str, Any]:
+    """Returns SSIM and multi-scale SSIM (as many of its five scales as the frames have) of the codec's frames.
+
+    Empty without torchmetrics, which the extra `report` brings.
+    """
+    try:
+        from torchmetrics.functional.image import (
+            multiscale_structural_similarity_index_measure as multiscale,
+        )
+        from torchmetrics.functional.image import structural_similarity_index_measure as plain
+    except ImportError:
+        return {}
+    betas = tuple(b / sum(MULTISCALE) for b in MULTISCALE)
+    values: dict[str, list[float]] = {"ssim": [], "ms_ssim": []}
+    for index in episodes:
+        real = np.array(store.observations(index))
+        some = real[np.unique(np.linspace(0, len(real) - 1, CODEC_FRAMES).astype(int))]
+        a, b = (torch.from_numpy(x).permute(0, 3, 1, 2).float() for x in (subject.reconstruct(some), some))
+        values["ssim"].append(float(plain(a, b, data_range=255.0)))
+        if min(a.shape[2:]) >= 48:
+            values["ms_ssim"].append(float(multiscale(a, b, data_range=255.0, betas=betas)))
+    return {name: interval(v) for name, v in values.items() if v}
