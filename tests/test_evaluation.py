@@ -6,21 +6,22 @@ import torch
 from tiny_world import record, tiny_world
 
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
-from worldsim.evaluation.fidelity import fidelity, interval
+from worldsim.evaluation.fidelity import decibels, fidelity
 from worldsim.evaluation.sheet import contact_sheet
 from worldsim.evaluation.speed import flatness
+from worldsim.evaluation.subject import Dream
 
 
 def test_psnr_is_of_each_episodes_mean_error_and_then_averaged():
-    figure = interval([[0.01, 0.03], [0.0002]])
+    figure = decibels([[0.01, 0.03], [0.0002]])
     expected = (-10 * np.log10(0.02) - 10 * np.log10(0.0002)) / 2
     assert figure["mean"] == pytest.approx(expected, abs=1e-3) and figure["low"] <= figure["mean"] <= figure["high"]
-    assert interval([[0.01]] * 3) == {"mean": 20.0, "low": 20.0, "high": 20.0}
+    assert decibels([[0.01]] * 3) == {"mean": 20.0, "low": 20.0, "high": 20.0}
 
 
 def test_copy_last_and_mean_frame_have_their_analytic_scores(tmp_path):
     store = record(tmp_path / "data", episodes=1, steps=40)  # green rises by 1 a step, blue jumps with the action
-    metrics = fidelity(tiny_world(), store, [0], starts=4)
+    metrics = fidelity(Dream(tiny_world()), store, [0], starts=4)
     frames = np.asarray(store.observations(0)).astype(float) / 255
     starts = np.unique(np.linspace(3, 40 - 32 + 1, 4).astype(int))
     for horizon in (1, 8, 32):
@@ -44,17 +45,17 @@ def test_a_dream_does_not_depend_on_the_frames_it_is_compared_with(tmp_path, mon
     world, shown = tiny_world(), []
     observe = world.observe
     monkeypatch.setattr(world, "observe", lambda state: shown.append(observe(state)) or shown[-1])
-    fidelity(world, store, [0], starts=1)
+    fidelity(Dream(world), store, [0], starts=1)
     real = [x.clone() for x in shown]
     shown.clear()
-    fidelity(world, altered(store, tmp_path / "altered", 3), [0], starts=1)  # the prompt is frames 0 .. 2
+    fidelity(Dream(world), altered(store, tmp_path / "altered", 3), [0], starts=1)  # the prompt is frames 0 .. 2
     assert len(real) == 6 and all(torch.equal(a, b) for a, b in zip(real, shown, strict=True))
 
 
 def test_a_probe_counts_things_within_a_pixel_and_lost_ones(tmp_path):
     store = record(tmp_path / "data", episodes=1, steps=40)
     probe = lambda frame: {"dot": (int(frame[0, 0, 1]), 0) if frame[0, 0, 0] == 10 else None}  # noqa: E731
-    positions = fidelity(tiny_world(), store, [0], starts=4, probe=probe)["positions"]
+    positions = fidelity(Dream(tiny_world()), store, [0], starts=4, probe=probe)["positions"]
     assert positions["dot/16"] == {"within_1px": 0.0, "within_2px": 0.0, "median_px": None}
 
 

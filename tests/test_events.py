@@ -1,13 +1,13 @@
 """Predicting an episode's end: average precision has its known values, and the dream's probability is used right."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-import torch
 from tiny_world import record, tiny_world
 
-from worldsim.evaluation.events import WITHIN, average_precision, termination
+from worldsim.evaluation import events
+from worldsim.evaluation.events import WITHIN
+from worldsim.evaluation.statistics import average_precision
+from worldsim.evaluation.subject import Dream, Step
 
 
 def brute_force(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -37,55 +37,65 @@ def test_average_precision_agrees_with_all_thresholds_one_by_one_ties_included()
         assert average_precision(scores, labels) == pytest.approx(brute_force(scores, labels))
 
 
-def foretell(monkeypatch, world, ends_at):
-    """Lets the dream say how likely each of its steps ends, by the real position it stands for."""
+class Foreteller:
+    """A subject that says, by the real position it stands for, how likely each of its steps ends and what it brings."""
 
-    def foresee(state, action):
-        seen.append(action.clone())
-        position = state["first"] + state["step"]
-        outcome = SimpleNamespace(end_probability=torch.tensor([ends_at(int(p)) for p in position]))
-        return {"first": state["first"], "step": state["step"] + 1}, outcome
+    window = 3
 
-    seen = []
-    begin = lambda prompt, address: {"first": address[:, 0].numpy(), "step": 0}  # noqa: E731 (row seed: the position)
-    monkeypatch.setattr(world, "initial", begin)
-    monkeypatch.setattr(world, "foresee", foresee)
-    return seen
+    def __init__(self, ends_at=lambda position: 0.0, brings=lambda position: 0.0):
+        self.ends_at, self.brings, self.seen = ends_at, brings, []
+
+    def reset(self, starts, seed=0):
+        self.positions = np.array([start.position for start in starts])
+
+    def step(self, actions, look=True):
+        self.seen.append(actions)
+        at, self.positions = self.positions, self.positions + 1
+        return Step(None, np.array([self.brings(p) for p in at]), np.array([self.ends_at(p) for p in at]))
 
 
-def test_a_dream_that_knows_the_last_step_is_perfect_and_one_that_knows_nothing_gets_the_base_rate(
-    tmp_path, monkeypatch
-):
-    store, world = record(tmp_path / "data", episodes=3, steps=30), tiny_world()  # the first and the third terminate
-    foretell(monkeypatch, world, lambda position: 0.9 if position == 30 else 0.0)
-    found = termination(world, store, [0, 2], starts=100)
+def ends(subject, store, episodes):
+    return events.termination(events.foresee(subject, store, episodes, starts=100))
+
+
+def test_a_dream_that_knows_the_last_step_is_perfect_and_one_that_knows_nothing_gets_the_base_rate(tmp_path):
+    store = record(tmp_path / "data", episodes=3, steps=30)  # the first and the third terminate
+    found = ends(Foreteller(lambda position: 0.9 if position == 30 else 0.0), store, [0, 2])
     assert found["average_precision"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert found["starts"] == 2 * 28 and found["ends"] == 2 * WITHIN  # first dreamed positions 3 to 30; 23 to 30 end
     assert found["base_rate"] == pytest.approx(16 / 56, abs=1e-4)
-    foretell(monkeypatch, world, lambda position: 0.1)
-    found = termination(world, store, [0, 2], starts=100)
+    assert found["brier_skill"]["mean"] == pytest.approx(1 - 16 / 56 * 0.1**2 / (16 / 56 * 40 / 56), abs=1e-4)
+    assert found["calibration"] == [[0.0, 0.0, 40], [0.9, 1.0, 16]]
+    found = ends(Foreteller(lambda position: 0.1), store, [0, 2])
     assert found["average_precision"]["mean"] == pytest.approx(found["base_rate"], abs=1e-3)
+    assert found["brier_skill"]["mean"] < 0  # 0.57 within 8 steps, twice the base rate
 
 
-def test_a_truncated_episode_is_only_measured_where_its_future_is_known(tmp_path, monkeypatch):
-    store, world = record(tmp_path / "data", episodes=3, steps=30), tiny_world()
-    foretell(monkeypatch, world, lambda position: 0.5)
-    assert termination(world, store, [1], starts=100) is None
-    assert termination(world, store, [0, 1], starts=100)["starts"] == 28 + 28 - (WITHIN - 1)
+def test_a_truncated_episode_is_only_measured_where_its_future_is_known(tmp_path):
+    store, subject = record(tmp_path / "data", episodes=3, steps=30), Foreteller(lambda position: 0.5)
+    assert ends(subject, store, [1]) is None
+    assert ends(subject, store, [0, 1])["starts"] == 28 + 28 - (WITHIN - 1)
 
 
-def test_behind_the_end_the_last_action_is_held(tmp_path, monkeypatch):
-    store, world = record(tmp_path / "data", episodes=1, steps=30), tiny_world()
-    seen = foretell(monkeypatch, world, lambda position: 0.5)
-    termination(world, store, [0], starts=100)
-    actions = world.action_codec.encode(np.array(store.actions(0)))
-    assert len(seen) == WITHIN
-    for step, action in enumerate(seen):
-        assert torch.equal(action[0], actions[2 + step])  # action 2 leads to frame 3
-        assert torch.equal(action[-1], actions[29])
+def test_behind_the_end_the_last_action_is_held(tmp_path):
+    store, subject = record(tmp_path / "data", episodes=1, steps=30), Foreteller()
+    events.foresee(subject, store, [0], starts=100)
+    assert len(subject.seen) == WITHIN
+    for step, actions in enumerate(subject.seen):
+        assert np.array_equal(actions[0], store.actions(0)[2 + step])  # action 2 leads to frame 3
+        assert np.array_equal(actions[-1], store.actions(0)[29])
+
+
+def test_rewards_that_are_known_explain_all_and_their_mean_explains_nothing(tmp_path):
+    store = record(tmp_path / "data", episodes=3, steps=40)  # the reward that led to frame p is p
+    wise = Foreteller(brings=lambda position: position if position <= 40 else 0)
+    skill = events.reward(events.foresee(wise, store, [1], starts=16))
+    assert skill["skill"]["mean"] == skill["correlation"]["mean"] == 1
+    dull = events.reward(events.foresee(Foreteller(brings=lambda position: 2.0), store, [1], starts=16))
+    assert dull["skill"]["mean"] < 0.01 and dull["correlation"] is None
 
 
 def test_the_real_network_gives_a_probability(tmp_path):
     store = record(tmp_path / "data", episodes=1, steps=20)
-    found = termination(tiny_world(), store, [0], starts=4)
-    assert found["starts"] == 4 and 0 < found["average_precision"]["mean"] <= 1
+    found = ends(Dream(tiny_world()), store, [0])
+    assert found["starts"] == 18 and 0 < found["average_precision"]["mean"] <= 1

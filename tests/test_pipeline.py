@@ -13,7 +13,7 @@ from worldsim import bundle
 from worldsim.cli.main import main
 from worldsim.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from worldsim.env import WorldModelEnv
-from worldsim.evaluation.fidelity import held_out
+from worldsim.evaluation.held_out import held_out
 from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.unet import ConvBackboneConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
@@ -130,13 +130,35 @@ def test_the_commands_train_eval_and_bench_write_what_they_promise(tmp_path, cap
         == 0
     )
     world = tmp_path / "run" / "world"
-    assert main(["eval", f"world={world}", f"data={tmp_path / 'test'}", f"out={tmp_path / 'eval'}", "starts=2"]) == 0
+    assert (
+        main(
+            [
+                "eval",
+                f"world={world}",
+                f"data={tmp_path / 'test'}",
+                f"out={tmp_path / 'eval'}",
+                "starts=2",
+                "quick=true",
+            ]
+        )
+        == 0
+    )
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert set(metrics["open_loop"]) == set(metrics["copy_last"]) == {"1", "2", "4", "8", "16", "32"}
     assert metrics["one_step"]["psnr"].keys() == metrics["dataset_mean"]["psnr"].keys() == {"mean", "low", "high"}
-    assert "data:image/png;base64" in (tmp_path / "eval" / "report.html").read_text()
+    assert "data:video/webm;base64" in (tmp_path / "eval" / "report.html").read_text()
     assert (
-        main(["eval", f"world={world}", f"data={tmp_path / 'data'}", f"out={tmp_path / 'eval'}", "starts=2"]) == 0
+        main(
+            [
+                "eval",
+                f"world={world}",
+                f"data={tmp_path / 'data'}",
+                f"out={tmp_path / 'eval'}",
+                "starts=2",
+                "quick=true",
+            ]
+        )
+        == 0
     )  # the held-out one
     capsys.readouterr()
     info = bundle.load(world).info

@@ -6,7 +6,8 @@ import torch
 from scipy.stats import spearmanr
 from tiny_world import record, tiny_world
 
-from worldsim.evaluation.uncertainty import rank_correlation, uncertainty
+from worldsim.evaluation.statistics import rank_correlation
+from worldsim.evaluation.uncertainty import uncertainty
 
 
 def test_rank_correlation_is_spearmans():

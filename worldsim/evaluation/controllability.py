@@ -27,8 +27,8 @@ ALIKE = (2 / 255) ** 2  # real futures nearer than two grey levels cannot be tol
 def action_effect(subject: Subject, store: EpisodeStore, episodes: list[int], starts: int = 16) -> dict[str, Any]:
     """Returns what dreams lose by wrong actions, which needs no real game.
 
-    `delta_psnr`: decibels between dreams by the recorded actions and by those of another start, 4 steps on (Bruce et al.
-    2024); `shuffled_ratio`: their errors' ratio after one step. A world that ignores actions has 0 and 1.
+    `delta_psnr`: decibels between dreams by the recorded actions and by those of another start, 4 steps on (Bruce et
+    al. 2024); `shuffled_ratio`: their errors' ratio after one step. A world that ignores actions has 0 and 1.
     """
     pairs = [_shuffled(subject, store, index, starts) for index in episodes]
     pairs = [pair for pair in pairs if pair is not None]
@@ -69,15 +69,18 @@ def retrieval(
 
     From `per_episode` states of every episode, the real game is led on by each candidate action, held for 4 steps, and
     so is a dream that began `age` steps before and followed the recorded actions until then. Real futures that look
-    alike count as one; states where all do are left out. `chance` is what guessing reaches. `frames_to_effect` is how
-    many frames later than in the game (0: at once) an action can be told from the others. None without such states.
+    alike count as one; states where all do, or where one ends the episode, are left out. `chance` is what guessing
+    reaches. `frames_to_effect` is how many frames later than in the game (0: at once) an action can be told from the
+    others. None without such states.
     """
     plans = np.repeat(candidates(store)[:, None], HOLD, 1)
     states = [(i, int(p)) for i in episodes for p in _branching(store, i, subject.window, per_episode)]
     real = {}
     for index, position in states:
         (start,) = starts_of(store, index, [position], 1)
-        real[index, position] = np.stack(list(branches(env, start, plans)))
+        futures = list(branches(env, start, plans))
+        if all(len(frames) == HOLD for frames in futures):
+            real[index, position] = np.stack(futures)
     ages = {str(age): _at_age(subject, store, real, plans, age) for age in AGES}
     return {age: figures for age, figures in ages.items() if figures is not None} or None
 

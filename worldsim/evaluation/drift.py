@@ -7,6 +7,7 @@ Leaves out the distance itself (`features`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,86 +15,86 @@ import numpy as np
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.policies import StickyPolicy
 from worldsim.evaluation.detail import haar_energy
-from worldsim.evaluation.features import CHUNK, ChunkNet, chunk_net, features, kernel_distance
+from worldsim.evaluation.features import CHUNK, chunk_net, features, kernel_distance
 from worldsim.evaluation.fidelity import Probe
 from worldsim.evaluation.statistics import square_error
 from worldsim.evaluation.subject import Subject, starts_of
 
 ROWS, CHUNKS = 8, 4  # dreams at once, and chunks in a row that are looked at at every age
+SPAN = CHUNK * CHUNKS
 REFERENCE = 256  # real chunks that dreams are compared with
 AGES = (0, 32, 100, 316, 1000, 3162, 10_000)  # frames; each is looked at for 64 frames, the last ones up to the end
 STILL = (1 / 255) ** 2  # frames nearer than one grey level to the one before stand still
 COLLAPSED = 0.5  # of the way from real chunks to a mean frame that stands still
 
 
-def drift(
-    subject: Subject,
-    store: EpisodeStore,
-    episodes: list[int],
-    length: int = 10_000,
-    probe: Probe | None = None,
-    training_steps: int = 400,
-) -> dict[str, Any] | None:
+class Reference:
+    """What real recordings look like to a small network of the game's own, as a scale for dreams."""
+
+    def __init__(self, store: EpisodeStore, episodes: list[int], training_steps: int = 400):
+        """Half of the episodes train the network, the others are what dreams are compared with.
+
+        Raises ValueError where less than 4 are long enough for two chunks.
+        """
+        self.store, self.episodes = store, [i for i in episodes if store.records[i].num_observations >= 2 * CHUNK]
+        if len(self.episodes) < 4:
+            raise ValueError(
+                f"expected 4 episodes of at least {2 * CHUNK} frames to see drift against, found {len(self.episodes)}"
+            )
+        self._net = chunk_net(store, self.episodes[::2], training_steps)
+        self.chunks = _real_chunks(store, self.episodes[1::2], REFERENCE)
+        raw = features(self._net, self.chunks)
+        self._mean, self._std = raw.mean(0), raw.std(0) + 1e-6
+        self._real, self._unit = self._features(self.chunks), 1.0
+        still = np.broadcast_to(self.chunks.mean((0, 1)).astype(np.uint8), (2, *self.chunks.shape[1:])).copy()
+        self._unit = self.distance(still)
+        self.detail = float(haar_energy(self.chunks[:, 0]).mean())
+
+    def _features(self, chunks: np.ndarray) -> np.ndarray:
+        return (features(self._net, chunks) - self._mean) / self._std
+
+    def distance(self, chunks: np.ndarray) -> float:
+        """Returns how far chunks `[n 16 H W 3]` are from real ones, as a share of how far a still mean frame is."""
+        return kernel_distance(self._features(chunks), self._real) / self._unit
+
+    def floor(self, count: int, draws: int = 100) -> np.ndarray:
+        """Returns the distances of `count` real chunks to the other real ones, for random choices `[draws]`."""
+        rng, n = np.random.default_rng(0), len(self._real)
+        orders = (rng.permutation(n) for _ in range(draws))
+        return np.array([kernel_distance(self._real[o[:count]], self._real[o[count:]]) for o in orders]) / self._unit
+
+
+def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: Probe | None = None) -> dict[str, Any]:
     """Returns, by age, what 8 dreams of `length` frames by a sticky policy look like beside real recordings.
 
-    `distance` is the kernel distance to real chunks as a share of a still mean frame's: 0 is real, 1 as bad as that;
-    `floor` is what real chunks of other episodes reach, the mean and the 95th percentile of as many. `detail` is fine
-    detail as a share of the real, `stall` the share of frames that stand still (beside the real `stall_floor`), `valid`
-    the share of frames in which the probe finds what it finds in real ones. `collapse` is the first age whose distance
-    is above a half, or where less than half of the frames are valid; None: none. None without 4 long enough episodes.
+    `distance` is the kernel distance to real chunks: 0 is real, 1 as far off as a still mean frame; `floor` is what
+    as many real chunks reach, their mean and 95th percentile. `detail` is fine detail as a share of the real, `stall`
+    the share of frames that stand still (beside the real `stall_floor`), `valid` the share of frames in which the probe
+    finds what it finds in real ones. `collapse` is the first age whose distance is above a half, or where less than
+    half of the frames are valid; None: none.
     """
-    usable = [i for i in episodes if store.records[i].num_observations >= max(2 * CHUNK, subject.window + 1)]
-    if len(usable) < 4:
-        return None
-    net = chunk_net(store, usable[::2], training_steps)
-    real = _real_chunks(store, usable[1::2], REFERENCE)
-    scale = _Scale(net, real)
-    ages = [age for age in AGES if age + CHUNK * CHUNKS <= length] + [length - CHUNK * CHUNKS]
-    known = _signature(probe, real[:, 0])
+    ages = [age for age in AGES if age + SPAN <= length] + [length - SPAN]
+    known = _signature(probe, reference.chunks[:, 0])
     figures: dict[str, Any] = {}
-    for age, chunks, moments in _dreamed(subject, store, usable, sorted(set(ages))):
+    for age, chunks, moments in _dreamed(subject, reference, sorted(set(ages))):
         frames = chunks.reshape(-1, *chunks.shape[2:])
+        detail = float(haar_energy(frames).mean())
         figures[str(age)] = {
-            "distance": round(scale(chunks), 4),
-            "detail": round(float(haar_energy(frames).mean() / scale.detail), 4) if scale.detail > 0 else None,
+            "distance": round(reference.distance(chunks), 4),
+            "detail": round(detail / reference.detail, 4) if reference.detail > 0 else None,
             "stall": _stall(chunks),
             **({"valid": round(float(np.mean([_found(probe(f)) == known for f in frames])), 4)} if probe else {}),
             **moments,
         }
     collapsed = [int(age) for age, f in figures.items() if f["distance"] > COLLAPSED or f.get("valid", 1) < 0.5]
-    floor = scale.floor(ROWS * CHUNKS)
+    floor = reference.floor(ROWS * CHUNKS)
     return {
         "ages": figures,
         "floor": {"mean": round(float(floor.mean()), 4), "p95": round(float(np.quantile(floor, 0.95)), 4)},
-        "stall_floor": _stall(real),
+        "stall_floor": _stall(reference.chunks),
         "collapse": min(collapsed, default=None),
         "length": length,
     }
-
-
-class _Scale:
-    """The distance of chunks to real ones, as a share of how far a still mean frame is."""
-
-    def __init__(self, net: ChunkNet, real: np.ndarray):
-        raw = features(net, real)
-        self._net, self._mean, self._std = net, raw.mean(0), raw.std(0) + 1e-6
-        self._real = (raw - self._mean) / self._std
-        still = np.broadcast_to(real.mean((0, 1)).astype(np.uint8), (2, *real.shape[1:])).copy()
-        self._unit = kernel_distance(self._features(still), self._real)
-        self.detail = float(haar_energy(real[:, 0]).mean())
-
-    def _features(self, chunks: np.ndarray) -> np.ndarray:
-        return (features(self._net, chunks) - self._mean) / self._std
-
-    def __call__(self, chunks: np.ndarray) -> float:
-        return kernel_distance(self._features(chunks), self._real) / self._unit
-
-    def floor(self, count: int, draws: int = 100) -> np.ndarray:
-        """Returns the distances of `count` real chunks to the others, for random ones."""
-        rng, n = np.random.default_rng(0), len(self._real)
-        count = min(count, n // 2)
-        orders = (rng.permutation(n) for _ in range(draws))
-        return np.array([kernel_distance(self._real[o[:count]], self._real[o[count:]]) for o in orders]) / self._unit
 
 
 def _real_chunks(store: EpisodeStore, episodes: list[int], count: int) -> np.ndarray:
@@ -105,21 +106,23 @@ def _real_chunks(store: EpisodeStore, episodes: list[int], count: int) -> np.nda
     return np.stack([store.observations(i, s, s + CHUNK) for i, s in picks])
 
 
-def _dreamed(subject: Subject, store: EpisodeStore, episodes: list[int], ages: list[int]):
-    """Yields, for rising ages, chunks `[8 * 4, 16, H, W, 3]` of dreams, and their latents' moments where it has any."""
-    picks = [episodes[i % len(episodes)] for i in range(ROWS)]
-    firsts = [min(store.records[i].total_steps, subject.window + 8 * (n // len(episodes))) for n, i in enumerate(picks)]
-    subject.reset([starts_of(store, i, [p], subject.window)[0] for i, p in zip(picks, firsts, strict=True)])
+def _dreamed(
+    subject: Subject, reference: Reference, ages: list[int]
+) -> Iterator[tuple[int, np.ndarray, dict[str, float]]]:
+    """Yields, for rising ages, chunks `[32 16 H W 3]` of dreams, and their latents' moments if it has any."""
+    store, episodes = reference.store, reference.episodes
+    places = [(episodes[n % len(episodes)], subject.window + n // len(episodes)) for n in range(ROWS)]
+    subject.reset([start for i, p in places for start in starts_of(store, i, [p], subject.window)])
     policy, started = StickyPolicy(store.info.action_space, np.random.default_rng(0)), np.ones(ROWS, bool)
-    span, frames, latents, coming = CHUNK * CHUNKS, [], [], list(ages)
-    for step in range(ages[-1] + span):
+    frames, latents, coming = [], [], list(ages)
+    for step in range(ages[-1] + SPAN):
         look = step >= coming[0]
         result = subject.step(policy(np.zeros(ROWS), started), look)
         started = np.zeros(ROWS, bool)
         if look:
             frames.append(result.frames)
             latents.append(_latent(subject))
-        if len(frames) == span:
+        if len(frames) == SPAN:
             chunks = np.stack(frames, 1).reshape(ROWS * CHUNKS, CHUNK, *frames[0].shape[1:])
             yield coming.pop(0), chunks, _moments(latents)
             frames, latents = [], []

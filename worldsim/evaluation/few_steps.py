@@ -16,7 +16,7 @@ import torch
 from worldsim.data.episodes import EpisodeStore
 from worldsim.diffusion.samplers import EulerSampler, HeunSampler
 from worldsim.evaluation.controllability import retrieval
-from worldsim.evaluation.drift import drift
+from worldsim.evaluation.drift import Reference, drift
 from worldsim.evaluation.fidelity import fidelity, positions
 from worldsim.evaluation.subject import Dream, actions_of, encode, starts_of
 from worldsim.types import Sampler
@@ -38,7 +38,7 @@ def with_sampler(world: WorldModel, sampler: Sampler) -> WorldModel:
 
 
 def few_steps(
-    world: WorldModel, store: EpisodeStore, episodes: list[int], env: gym.Env | None, training_steps: int = 200
+    world: WorldModel, store: EpisodeStore, episodes: list[int], env: gym.Env | None, reference: Reference | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Returns figures by sampler, and milliseconds for one frame (no batch, with decode) by sampler.
 
@@ -49,10 +49,10 @@ def few_steps(
     goal = _latents(with_sampler(world, SAMPLERS["heun32"]), store, episodes)
     for name, sampler in SAMPLERS.items():
         subject = Dream(with_sampler(world, sampler))
-        few = episodes[:8] if name != "heun32" else episodes[:3]
+        few = episodes[:8] if name != "heun32" else episodes[:3]  # whose frames take 63 evaluations
         ahead = fidelity(subject, store, few, 4)["open_loop"].get("16", {})
         told = retrieval(subject, store, few, env, 1) if env is not None and name != "heun32" else None
-        long = drift(subject, store, episodes, DRIFTED, None, training_steps) if name != "heun32" else None
+        long = drift(subject, reference, DRIFTED) if reference is not None and name != "heun32" else None
         table[name] = {
             "flow_map_error": round(float((_latents(subject.world, store, episodes) - goal).square().mean().sqrt()), 4),
             "psnr_16": ahead.get("psnr"),

@@ -17,7 +17,7 @@ import torch
 from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation import events, floors
 from worldsim.evaluation.controllability import action_effect, retrieval
-from worldsim.evaluation.drift import drift
+from worldsim.evaluation.drift import CHUNK, Reference, drift
 from worldsim.evaluation.few_steps import few_steps
 from worldsim.evaluation.fidelity import CODEC_FRAMES, Comparison, Probe, fidelity
 from worldsim.evaluation.memory import revisits
@@ -75,15 +75,17 @@ def measure(
             say("memory")
             metrics["memory"] = revisits(subject, store, episodes, env, *knowledge.excursion)
         say("drift")
-        length, training = (QUICK_LENGTH, 100) if quick else (LENGTH, 400)
-        metrics["drift"] = drift(subject, store, episodes, length, knowledge.probe, training)
+        enough = sum(store.records[i].num_observations >= 2 * CHUNK for i in episodes) >= 4
+        reference = Reference(store, episodes, 100 if quick else 400) if enough else None
+        length = QUICK_LENGTH if quick else LENGTH
+        metrics["drift"] = reference and drift(subject, reference, length, knowledge.probe)
         if not quick:
             say("returns")
             metrics["returns"] = env and returns(subject, store, episodes, env)
         times: dict[str, float] = {}
         if world is not None and not quick:
             say("few steps")
-            metrics["few_steps"], times = few_steps(world, store, episodes, env)
+            metrics["few_steps"], times = few_steps(world, store, episodes, env, reference)
     finally:
         if env is not None:
             env.close()

@@ -26,28 +26,25 @@ def revisits(
     """Returns, by the excursion's length in windows of the subject, PSNR against the real game at its end.
 
     Half of its steps are `there`, half `back` (packed actions); `stay` is the same without leaving, the oracle beside
-    it: what is lost to time alone. One state of every episode; in the real game what moves has moved on, in both.
+    it: what is lost to time alone. One state of every episode whose real game lives on in both; what moves has moved
+    on there, too.
     """
     rest, result = rest_action(store.info.action_space), {}
-    states = [
-        (i, int(p)) for i in episodes for p in positions(store.records[i].total_steps + 1, subject.window, 3, 1)[1:2]
+    middles = [
+        (i, int(np.median(positions(store.records[i].num_observations, subject.window, 3, 1)))) for i in episodes
     ]
     for share in WINDOWS:
         half = max(1, round(share * max(subject.window, 4) / 2))
         plans = np.stack((np.stack([there] * half + [back] * half), np.stack([rest] * 2 * half)))
-        goals = [list(branches(env, starts_of(store, i, [p], 1)[0], plans)) for i, p in states]
-        starts = [start for i, p in states for start in starts_of(store, i, [p], subject.window) * 2]
-        subject.reset(starts)
-        chosen = np.tile(plans, (len(states), 1, 1))
-        for step in range(2 * half - 1):
-            subject.step(chosen[:, step], look=False)
-        frames = subject.step(chosen[:, -1]).frames.reshape(len(states), 2, *starts[0].frames.shape[1:])
-        errors = np.array(
-            [
-                [float(square_error(g[-1], f)) for g, f in zip(*pair, strict=True)]
-                for pair in zip(goals, frames, strict=True)
-            ]
-        )
+        goals = {place: list(branches(env, starts_of(store, place[0], [place[1]], 1)[0], plans)) for place in middles}
+        goals = {place: g for place, g in goals.items() if all(len(frames) == 2 * half for frames in g)}
+        if not goals:
+            continue  # nobody lives that long
+        subject.reset([start for i, p in goals for start in starts_of(store, i, [p], subject.window) * 2])
+        chosen = np.tile(plans, (len(goals), 1, 1))
+        results = [subject.step(chosen[:, step], look=step == 2 * half - 1) for step in range(2 * half)]
+        ends = np.stack([frames[-1] for pair in goals.values() for frames in pair])
+        errors = square_error(results[-1].frames, ends).reshape(len(goals), 2)
         away, stay = (interval([psnr(e) for e in column]) for column in errors.T)
         result[f"{share:g}"] = {"steps": 2 * half, "revisit": away, "stay": stay}
     return result

@@ -176,16 +176,17 @@ def lead(env: gym.Env, start: Start) -> np.ndarray:
 def branches(env: gym.Env, start: Start, plans: np.ndarray) -> Iterator[np.ndarray]:
     """Yields, for every plan of packed actions `[h k]`, what the real game shows from the start on, `[h H W 3]`.
 
-    Behind an episode's end its last frame stands.
+    A plan that ends the episode yields fewer frames.
     """
     lead(env, start)
     state = env.get_state() if hasattr(env, "get_state") else None
     for number, plan in enumerate(plans):
         if number:
             lead(env, start) if state is None else env.set_state(state)
-        frames, over = [], False
+        frames = []
         for action in plan:
-            if not over:
-                frame, _, over, *_ = env.step(unpack(env.action_space, action))
+            frame, _, over, *_ = env.step(unpack(env.action_space, action))
             frames.append(frame)
+            if over:
+                break
         yield np.stack(frames)

@@ -1,0 +1,255 @@
+"""The instrument itself: the real game as its own world model scores perfectly, and every planted fault is caught."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from worldsim.actions import rest_action
+from worldsim.data.episodes import EpisodeStore, EpisodeWriter
+from worldsim.data.policies import StickyPolicy
+from worldsim.data.recorder import Recorder, dataset_info
+from worldsim.envs import arena
+from worldsim.evaluation import events
+from worldsim.evaluation.controllability import action_effect, retrieval
+from worldsim.evaluation.drift import Reference, drift
+from worldsim.evaluation.fidelity import fidelity
+from worldsim.evaluation.floors import tries
+from worldsim.evaluation.memory import revisits
+from worldsim.evaluation.returns import returns
+from worldsim.evaluation.subject import RealGame, Step
+
+LEFT, RIGHT = np.array([0.0, 0, 1, 0]), np.array([0.0, 0, 0, 1])
+TRAINING = 40  # steps of the network that compares chunks
+
+
+def make():
+    return arena.Arena(max_episode_steps=None)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Twelve episodes of the arena of at most 140 steps."""
+    folder = tmp_path_factory.mktemp("arena") / "data"
+    env = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
+    with EpisodeWriter(folder, dataset_info(env)) as writer:
+        policy = StickyPolicy(arena.Arena().action_space, np.random.default_rng(0))
+        Recorder(env, policy, writer, "sticky", 0, 140).record(1500)
+    return EpisodeStore(folder)
+
+
+@pytest.fixture(scope="module")
+def episodes(store):
+    return [i for i, record in enumerate(store.records) if record.total_steps > 100][:6]
+
+
+class Fault:
+    """The real game with something wrong; subclasses in the tests say what."""
+
+    window = 1
+
+    def __init__(self):
+        self.game = RealGame(make)
+
+    def reset(self, starts, seed=0):
+        self.game.reset(starts, seed)
+        self.age, self.before = 0, np.stack([start.frames[-1] for start in starts])
+
+    def step(self, actions, look=True):
+        result = self.game.step(self.acts(actions))
+        frames = self.shows(result.frames)
+        self.age, self.before = self.age + 1, frames
+        return Step(frames, self.brings(result.reward), result.end)
+
+    def reconstruct(self, frames):
+        return frames.copy()
+
+    def acts(self, actions):
+        return actions
+
+    def shows(self, frames):
+        return frames
+
+    def brings(self, reward):
+        return reward
+
+
+class Late(Fault):
+    """Every action shows one frame later."""
+
+    def reset(self, starts, seed=0):
+        super().reset(starts, seed)
+        self.held = np.nan_to_num(np.stack([start.actions[-1] for start in starts]))
+
+    def acts(self, actions):
+        self.held, due = actions, self.held
+        return due
+
+
+class Deaf(Fault):
+    """Nobody presses anything."""
+
+    def acts(self, actions):
+        return np.tile(rest_action(make().action_space), (len(actions), 1))
+
+
+class Frozen(Fault):
+    """After twenty frames the picture stands still."""
+
+    def shows(self, frames):
+        return frames if self.age < 20 else self.before
+
+
+class Greying(Fault):
+    """Every frame is a little greyer than the one before."""
+
+    def shows(self, frames):
+        share = min(self.age / 100, 1)
+        return (frames * (1 - share) + 128 * share).astype(np.uint8)
+
+
+class Mean(Fault):
+    """Always the mean frame of the recordings."""
+
+    def __init__(self, store):
+        super().__init__()
+        frames = np.concatenate([store.observations(i) for i in range(len(store))])
+        self.mean = frames.mean(0).astype(np.uint8)
+
+    def shows(self, frames):
+        return np.tile(self.mean, (len(frames), 1, 1, 1))
+
+
+class Unjust(Fault):
+    """What one row earns, the next is paid."""
+
+    def brings(self, reward):
+        return np.roll(reward, 1)
+
+
+class Ballless(Fault):
+    """A codec that keeps everything but the ball."""
+
+    def reconstruct(self, frames):
+        rebuilt = frames.copy()
+        for frame in rebuilt:
+            x, y = arena.decode(frame)["ball"]
+            frame[y : y + 3, x : x + 3] = frame[0, 0]
+        return rebuilt
+
+
+class Still(Fault):
+    """Keeps showing the last real frame."""
+
+    def shows(self, frames):
+        return self.before
+
+
+@pytest.fixture(scope="module")
+def perfect():
+    return RealGame(make)
+
+
+def test_the_real_game_measured_as_its_own_world_is_perfect_frame_by_frame(perfect, store, episodes):
+    m = fidelity(perfect, store, episodes, starts=4, probe=arena.decode)
+    assert {f["psnr"]["mean"] for f in m["open_loop"].values()} == {100.0} and m["codec"]["psnr"]["mean"] == 100
+    assert all(f["detail"]["mean"] == 1 for f in m["open_loop"].values())
+    assert all(value["within_1px"] == 1 for value in m["positions"].values())
+    assert tries(perfect, store, episodes, 2, count=2)["32"]["psnr"]["mean"] == 100
+
+
+def test_a_world_that_keeps_the_last_frame_scores_as_copy_last_does(store, episodes):
+    m = fidelity(Still(), store, episodes, starts=4)
+    assert all(m["open_loop"][h]["psnr"] == m["copy_last"][h]["psnr"] for h in m["copy_last"])
+
+
+def test_every_future_of_the_real_game_is_told_by_its_action_at_any_age_and_a_deaf_world_guesses(
+    perfect, store, episodes
+):
+    told, deaf = (retrieval(subject, store, episodes, make()) for subject in (perfect, Deaf()))
+    for age in ("0", "16", "64"):
+        assert told[age]["top1"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
+        assert told[age]["frames_to_effect"]["mean"] == 0
+        assert deaf[age]["top1"]["high"] < 0.6 and deaf["0"]["chance"] < 0.35
+    effect = action_effect(perfect, store, episodes, 8)
+    assert effect["delta_psnr"]["low"] > 20 and effect["shuffled_ratio"]["low"] > 1e3
+    effect = action_effect(Deaf(), store, episodes, 8)
+    assert effect["delta_psnr"]["mean"] == 0 and effect["shuffled_ratio"]["mean"] == 1
+
+
+def test_actions_that_show_a_frame_late_are_caught(store, episodes):
+    assert retrieval(Late(), store, episodes, make())["0"]["frames_to_effect"]["low"] > 0.5
+    assert fidelity(Late(), store, episodes, starts=8)["one_step"]["psnr"]["mean"] < 60
+
+
+def test_a_codec_that_loses_the_ball_is_caught_where_psnr_passes_it(store, episodes):
+    m = fidelity(Ballless(), store, episodes[:2], starts=1, probe=arena.decode)
+    assert m["codec"]["psnr"]["mean"] > 25
+    assert m["positions"]["ball/codec"]["within_2px"] < 0.2 and m["positions"]["agent/codec"]["within_1px"] == 1
+
+
+def test_rewards_paid_to_others_are_caught(perfect, store, episodes):
+    right, wrong = (events.reward(events.foresee(s, store, episodes, 16)) for s in (perfect, Unjust()))
+    assert right["skill"]["mean"] == right["correlation"]["mean"] == 1
+    assert wrong["skill"]["mean"] < 0.5 and wrong["correlation"]["mean"] < 0.7
+
+
+@pytest.fixture(scope="module")
+def drifts(perfect, store, episodes):
+    reference = Reference(store, episodes, TRAINING)
+    subjects = {"real": perfect, "frozen": Frozen(), "grey": Greying(), "mean": Mean(store)}
+    return {name: drift(subject, reference, 320, arena.decode) for name, subject in subjects.items()}
+
+
+def test_the_real_game_does_not_drift(drifts):
+    real = drifts["real"]
+    assert real["collapse"] is None and all(f["valid"] > 0.95 for f in real["ages"].values())
+    assert max(f["distance"] for f in real["ages"].values()) < 0.15 and real["stall_floor"] < 0.05
+
+
+@pytest.mark.parametrize("name", ["frozen", "grey", "mean"])
+def test_a_world_that_freezes_greys_or_blurs_collapses(drifts, name):
+    ages = list(drifts[name]["ages"].values())
+    assert drifts[name]["collapse"] is not None and ages[-1]["distance"] > 0.3
+    assert (ages[-1]["stall"] > 0.99) == (name != "real")
+    assert name == "frozen" or ages[-1]["detail"] < 0.5
+    assert name == "frozen" or ages[-1]["valid"] < 0.05
+
+
+def test_a_way_back_is_remembered_by_the_game_and_forgotten_by_a_mean_frame(perfect, store, episodes):
+    for figures in revisits(perfect, store, episodes, make(), LEFT, RIGHT).values():
+        assert figures["revisit"]["mean"] == figures["stay"]["mean"] == 100
+    assert all(f["revisit"]["mean"] < 30 for f in revisits(Mean(store), store, episodes, make(), LEFT, RIGHT).values())
+
+
+def test_returns_correlate_fully_with_themselves_and_not_with_anothers(perfect, store, episodes):
+    same = returns(perfect, store, episodes, make(), per_policy=4)
+    assert same["pearson"] == {"mean": 1.0, "low": 1.0, "high": 1.0} and same["policies"] == 16
+    other = returns(Unjustly(store), store, episodes, make(), per_policy=4)
+    assert other is None or other["pearson"]["mean"] < 0.8
+
+
+class Unjustly(Fault):
+    """Pays by the clock."""
+
+    def __init__(self, store):
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def brings(self, reward):
+        return self.rng.normal(size=reward.shape)
+
+
+def test_a_game_of_other_settings_is_refused(store, episodes):
+    class Other(gym.Wrapper):
+        def reset(self, **arguments):
+            frame, info = self.env.reset(**arguments)
+            return 255 - frame, info
+
+    with pytest.raises(ValueError, match="that the data was recorded with"):
+        retrieval(RealGame(make), store, episodes, Other(make()))
+
+
+def test_two_measurements_say_the_same(perfect, store, episodes):
+    runs = [drift(perfect, Reference(store, episodes, 5), 100) for _ in range(2)]
+    assert runs[0] == runs[1]
