@@ -6,6 +6,7 @@ python demos/ship_world.py runs/arena/world eval/arena arena --record "worldsim 
 import argparse
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -15,8 +16,9 @@ from worldsim import bundle
 from worldsim.actions import unpack
 from worldsim.data.policies import find_policy
 from worldsim.env import WorldModelEnv
-from worldsim.evaluation.report import detail, termination
+from worldsim.evaluation.report import tables
 from worldsim.evaluation.sheet import contact_sheet
+from worldsim.evaluation.verdict import verdicts
 
 FRAMES, SHOWN, DREAMS = 300, 12, 4
 
@@ -36,25 +38,17 @@ def dreams(folder: Path, policy_name: str) -> np.ndarray:
     return contact_sheet(rows, SHOWN, scale=2)
 
 
-def pixels(value: float | None) -> str:
-    return "lost" if value is None else f"{value:.0f} px"
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown; short rows are filled up."""
+    lines = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def card(text: dict, record: str, wrong: str) -> str:
     """Returns the world's card."""
     p, m = text["provenance"], text["metrics"]
-    figure = lambda part: "{mean:.2f} dB [{low:.2f}, {high:.2f}]".format(**part["psnr"])  # noqa: E731
-    rows = "\n".join(
-        f"| {h} | {figure(part)} | {figure(m['copy_last'][h])} | {detail(part)} |" for h, part in m["open_loop"].items()
-    )
-    places = "".join(
-        f"| {name} | {value['within_1px']:.0%} | {value['within_2px']:.0%} | {pixels(value['median_px'])} |\n"
-        for name, value in m.get("positions", {}).items()
-        if name.endswith(("/1", "/16"))
-    )
-    head = "\n| thing / step | within 1 px | within 2 px | median distance |\n|---|---|---|---|\n"
-    table = head + places if places else ""
-    ends = f"\n{termination(m['termination']).capitalize()}.\n" if m.get("termination") else ""
+    judged = markdown(("", "measured", "", "rule"), [(v.question, v.figure, v.word, v.rule) for v in verdicts(m)])
+    measured = "\n\n".join(f"**{title}**\n\n{markdown(*table)}" for title, table in tables(m))
     return f"""# {text["name"]}
 
 A learned world of {text["game"]}: {p["minutes"]:g} minutes of training (preset {p["preset"]}, seed {p["seed"]}) on
@@ -64,16 +58,15 @@ Data: {p["data"]["episodes"]} episodes for training, {p["data"]["frames"]} frame
     {record}
     {p["command"]}
 
-Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, K = {m["steps"]}; PSNR [95 % interval].
-Codec {figure(m["codec"])}; one step {figure(m["one_step"])}; the mean frame {figure(m["dataset_mean"])}.
+Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, K = {m["steps"]}; 95 % intervals in brackets.
 
-| steps ahead | dream | last frame kept | fine detail, dream / real |
-|---|---|---|---|
-{rows}
-{table}{ends}
+{judged}
+
 What it gets wrong: {wrong}
 
 ![Four dreams of 300 frames, a row each](sheet.png)
+
+{measured}
 """
 
 

@@ -49,7 +49,7 @@ def report(name: str, m: dict[str, Any], films: Sequence[Sequence[np.ndarray]], 
             '<div class="plots">',
             *(f"<div><h3>{title}</h3>{svg}</div>" for title, svg in drawn),
             f"</div>{missing}",
-            *(f"<h2>{title}</h2>{_table(*table)}" for title, table in _tables(m)),
+            *(f"<h2>{title}</h2>{_table(*table)}" for title, table in tables(m)),
         ]
     )
 
@@ -71,9 +71,9 @@ def _film(rows: Sequence[np.ndarray], fps: float) -> str:
     return f'<video controls autoplay loop muted src="data:video/webm;base64,{data}"></video>'
 
 
-def _tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
+def tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
     """Returns titles and tables of everything that was measured."""
-    tables = [("Fidelity (PSNR in dB)", _fidelity(m))]
+    found = [("Fidelity (PSNR in dB)", _fidelity(m))]
     if m.get("positions"):
         rows = [
             (
@@ -84,23 +84,23 @@ def _tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequ
             )
             for key, v in m["positions"].items()
         ]
-        tables.append(("Where things are", (("thing / step", "within 1 px", "within 2 px", "median px"), rows)))
+        found.append(("Where things are", (("thing / step", "within 1 px", "within 2 px", "median px"), rows)))
     if told := (m.get("controllability") or {}).get("retrieval"):
         rows = [
             (age, figure(v["top1"]), f"{v['chance']:.2f}", figure(v["frames_to_effect"])) for age, v in told.items()
         ]
         head = ("age of the dream", "told by its action", "chance", "frames until it shows")
-        tables.append(("Actions: dreamed futures found among the real ones", (head, rows)))
+        found.append(("Actions: dreamed futures found among the real ones", (head, rows)))
     if effect := m.get("controllability"):
         rows = [
             ("PSNR lost by others' actions, 4 steps (dB)", figure(effect["delta_psnr"])),
             ("error by others' actions / by the right ones", figure(effect["shuffled_ratio"])),
         ]
-        tables.append(("Actions: recorded against shuffled", (("", ""), rows)))
+        found.append(("Actions: recorded against shuffled", (("", ""), rows)))
     if m.get("memory"):
         rows = [(f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"])) for k, v in m["memory"].items()]
-        tables.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))
-    tables += _events(m)
+        found.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))
+    found += _events(m)
     if long := m.get("drift"):
         names = list(next(iter(long["ages"].values())))
         rows = [(age, *("-" if v[n] is None else f"{v[n]:.3f}" for n in names)) for age, v in long["ages"].items()]
@@ -113,10 +113,10 @@ def _tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequ
                 *[""] * (len(names) - 3),
             )
         )
-        tables.append((f"Drift over {long['length']} frames", (("age", *names), rows)))
+        found.append((f"Drift over {long['length']} frames", (("age", *names), rows)))
     if m.get("few_steps"):
-        tables.append(("Fewer network evaluations", few_steps_table(m["few_steps"])))
-    return tables
+        found.append(("Fewer network evaluations", few_steps_table(m["few_steps"])))
+    return found
 
 
 def few_steps_table(table: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
