@@ -32,7 +32,7 @@ class Reference:
     """What real recordings look like to a small network of the game's own, as a scale for dreams."""
 
     def __init__(self, store: EpisodeStore, episodes: list[int], training_steps: int = 400):
-        """Half of the episodes train the network, the others are what dreams are compared with.
+        """Trains the network on the episodes and takes chunks of them as what dreams are compared with.
 
         Raises ValueError where less than 4 are long enough for two chunks.
         """
@@ -41,8 +41,8 @@ class Reference:
             raise ValueError(
                 f"expected 4 episodes of at least {2 * CHUNK} frames to see drift against, found {len(self.episodes)}"
             )
-        self._net = chunk_net(store, self.episodes[::2], training_steps)
-        self.chunks = _real_chunks(store, self.episodes[1::2], REFERENCE)
+        self._net = chunk_net(store, self.episodes, training_steps)
+        self.chunks, self._owners = _real_chunks(store, self.episodes, REFERENCE)
         raw = features(self._net, self.chunks)
         self._mean, self._std = raw.mean(0), raw.std(0) + 1e-6
         self._real, self._unit = self._features(self.chunks), 1.0
@@ -58,20 +58,23 @@ class Reference:
         return kernel_distance(self._features(chunks), self._real) / self._unit
 
     def floor(self, count: int, draws: int = 100) -> np.ndarray:
-        """Returns the distances of `count` real chunks to the other real ones, for random choices `[draws]`."""
-        rng, n = np.random.default_rng(0), len(self._real)
-        orders = (rng.permutation(n) for _ in range(draws))
-        return np.array([kernel_distance(self._real[o[:count]], self._real[o[count:]]) for o in orders]) / self._unit
+        """Returns distances of at most `count` real chunks to those of other episodes, for random halves `[draws]`."""
+        rng, half, values = np.random.default_rng(0), len(self.episodes) // 2, []
+        for _ in range(draws):
+            ours = np.isin(self._owners, rng.permutation(self.episodes)[:half])
+            picked = rng.permutation(np.flatnonzero(ours))[:count]
+            values.append(kernel_distance(self._real[picked], self._real[~ours]))
+        return np.array(values) / self._unit
 
 
 def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: Probe | None = None) -> dict[str, Any]:
     """Returns, by age, what 8 dreams of `length` frames by a sticky policy look like beside real recordings.
 
     `distance` is the kernel distance to real chunks: 0 is real, 1 as far off as a still mean frame; `floor` is what
-    as many real chunks reach, their mean and 95th percentile. `detail` is fine detail as a share of the real, `stall`
-    the share of frames that stand still (beside the real `stall_floor`), `valid` the share of frames in which the probe
-    finds what it finds in real ones. `collapse` is the first age whose distance is above a half, or where less than
-    half of the frames are valid; None: none.
+    as many real chunks of other episodes reach, their mean and 95th percentile. `detail` is fine detail as a share of
+    the real, `stall` the share of frames that stand still (beside the real `stall_floor`), `valid` the share of frames
+    in which the probe finds what it finds in real ones. `collapse` is the first age whose distance is above a half (and
+    above all of the floor), or where less than half of the frames are valid; None: none.
     """
     ages = [age for age in AGES if age + SPAN <= length] + [length - SPAN]
     known = _signature(probe, reference.chunks[:, 0])
@@ -86,8 +89,9 @@ def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: P
             **({"valid": round(float(np.mean([_found(probe(f)) == known for f in frames])), 4)} if probe else {}),
             **moments,
         }
-    collapsed = [int(age) for age, f in figures.items() if f["distance"] > COLLAPSED or f.get("valid", 1) < 0.5]
     floor = reference.floor(ROWS * CHUNKS)
+    limit = max(COLLAPSED, float(floor.max()))
+    collapsed = [int(age) for age, f in figures.items() if f["distance"] > limit or f.get("valid", 1) < 0.5]
     return {
         "ages": figures,
         "floor": {"mean": round(float(floor.mean()), 4), "p95": round(float(np.quantile(floor, 0.95)), 4)},
@@ -97,13 +101,15 @@ def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: P
     }
 
 
-def _real_chunks(store: EpisodeStore, episodes: list[int], count: int) -> np.ndarray:
+def _real_chunks(store: EpisodeStore, episodes: list[int], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns chunks `[count 16 H W 3]` from anywhere in the episodes, and which episode each is from."""
     rng, shares = np.random.default_rng(1), np.array([store.records[i].num_observations for i in episodes], float)
     picks = [
         (i, int(rng.integers(store.records[i].num_observations - CHUNK + 1)))
         for i in rng.choice(episodes, count, p=shares / shares.sum())
     ]
-    return np.stack([store.observations(i, s, s + CHUNK) for i, s in picks])
+    chunks = np.stack([store.observations(i, s, s + CHUNK) for i, s in picks])
+    return chunks, np.array([i for i, _ in picks])
 
 
 def _dreamed(
