@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 from tiny_world import SHAPE, record, tiny_world
 
@@ -14,6 +15,7 @@ from worldsim.cli.main import main
 from worldsim.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from worldsim.env import WorldModelEnv
 from worldsim.evaluation.held_out import held_out
+from worldsim.evaluation.subject import Step
 from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.unet import ConvBackboneConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
@@ -173,3 +175,37 @@ def test_eval_refuses_training_episodes_and_other_games(tmp_path):
     assert held_out(tiny_world(), store, 2) == [0, 2]
     with pytest.raises(ValueError, match="give data of"):
         held_out(tiny_world(game="another"), store, 5)
+
+
+class Copying:
+    """Somebody else's world model: it shows the last real frame for ever."""
+
+    window = 2
+
+    def reset(self, starts, seed=0):
+        self.frames = np.stack([start.frames[-1] for start in starts])
+
+    def step(self, actions, look=True):
+        nothing = np.zeros(len(actions))
+        return Step(self.frames, nothing, nothing)
+
+
+class Half:
+    """Lacks a step."""
+
+    window, reset = 1, None
+
+
+def test_eval_measures_another_world_model_by_its_module_and_name(tmp_path, capsys):
+    record(tmp_path / "data", episodes=5, steps=40)
+    arguments = [f"data={tmp_path / 'data'}", f"out={tmp_path / 'eval'}", "quick=true", "starts=2"]
+    assert main(["eval", f"world={__name__}:Copying", *arguments]) == 0
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["open_loop"]["8"]["psnr"] == metrics["copy_last"]["8"]["psnr"] and metrics["codec"] is None
+    page = (tmp_path / "eval" / "report.html").read_text()
+    assert "<svg" in page and 'src="http' not in page and "poor" in page
+    capsys.readouterr()
+    for name, words in (("Half", "found no step"), ("Nothing", "names what makes a subject")):
+        assert main(["eval", f"world={__name__}:{name}", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert words.replace("names", "to name") in error and error.count("\n") == 1

@@ -20,7 +20,7 @@ from worldsim.evaluation.fidelity import Probe
 from worldsim.evaluation.statistics import square_error
 from worldsim.evaluation.subject import Subject, starts_of
 
-ROWS, CHUNKS = 8, 4  # dreams at once, and chunks in a row that are looked at at every age
+ROWS, CHUNKS = 4, 8  # dreams at once, and chunks in a row that are looked at at every age
 SPAN = CHUNK * CHUNKS
 REFERENCE = 256  # real chunks that dreams are compared with
 AGES = (0, 32, 100, 316, 1000, 3162, 10_000)  # frames; each is looked at for 64 frames, the last ones up to the end
@@ -68,7 +68,7 @@ class Reference:
 
 
 def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: Probe | None = None) -> dict[str, Any]:
-    """Returns, by age, what 8 dreams of `length` frames by a sticky policy look like beside real recordings.
+    """Returns, by age, what 4 dreams of `length` frames by a sticky policy look like beside real recordings.
 
     `distance` is the kernel distance to real chunks: 0 is real, 1 as far off as a still mean frame; `floor` is what
     as many real chunks of other episodes reach, their mean and 95th percentile. `detail` is fine detail as a share of

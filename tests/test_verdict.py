@@ -1,0 +1,47 @@
+"""Figures in words: the rule that is printed is the rule that is used."""
+
+import pytest
+
+from worldsim.evaluation.verdict import verdicts
+
+
+def metrics(one=30.0, ahead=26.0, detail=1.0, **more):
+    psnr = lambda value: {"psnr": {"mean": value, "low": value, "high": value}}  # noqa: E731
+    share = {"detail": {"mean": detail, "low": detail, "high": detail}}
+    return {
+        "one_step": {**psnr(one), **share},
+        "open_loop": {"1": {**psnr(one), **share}, "16": {**psnr(ahead), **share}},
+        "copy_last": {"1": psnr(25.0), "16": psnr(22.0)},
+        "dataset_mean": psnr(24.0),
+        **more,
+    }
+
+
+def word(m, start):
+    (found,) = [v.word for v in verdicts(m) if v.question.startswith(start)]
+    return found
+
+
+@pytest.mark.parametrize(("value", "expected"), [(28.1, "good"), (27.9, "fair"), (25.9, "poor")])
+def test_one_step_is_judged_against_the_last_frame(value, expected):
+    assert word(metrics(one=value), "Is the next") == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(26.1, "good"), (24.1, "fair"), (23.9, "poor")])
+def test_sixteen_steps_are_judged_against_the_better_floor(value, expected):
+    assert word(metrics(ahead=value), "And 16") == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.81, "good"), (1.24, "good"), (0.6, "fair"), (1.9, "fair"), (2.1, "poor")]
+)
+def test_too_little_and_too_much_detail_are_as_bad(value, expected):
+    assert word(metrics(detail=value), "Is it sharp") == expected
+
+
+def test_what_was_not_measured_has_no_line():
+    assert len(verdicts(metrics())) == 3
+    told = {"0": {"top1": {"mean": 0.25, "low": 0.2, "high": 0.3}, "chance": 0.25}}
+    assert word(metrics(controllability={"retrieval": told}), "Do actions") == "poor"
+    assert word(metrics(drift={"collapse": None, "length": 10_000}), "Does a long") == "good"
+    assert word(metrics(drift={"collapse": 100, "length": 10_000}), "Does a long") == "poor"
