@@ -76,6 +76,8 @@ def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: P
     in which the probe finds what it finds in real ones. `collapse` is the first age whose distance is above a half (and
     above all of the floor), or where less than half of the frames are valid; None: none.
     """
+    if length < SPAN:
+        raise ValueError(f"expected dreams of at least {SPAN} frames, found {length}")
     ages = [age for age in AGES if age + SPAN <= length] + [length - SPAN]
     known = _signature(probe, reference.chunks[:, 0])
     figures: dict[str, Any] = {}

@@ -121,7 +121,7 @@ def tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Seque
 
 def few_steps_table(table: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Returns head and rows of what fewer evaluations cost."""
-    head = ("K", "flow-map error", "PSNR at 16 (dB)", "detail at 16", "told by action", "distance after 256 frames")
+    head = ("K", "flow-map error", "PSNR at 16 (dB)", "detail at 16", "told by action", "distance after 192 frames")
     rows = [
         (
             k,
