@@ -7,6 +7,7 @@ from tiny_world import record, tiny_world
 
 from worldsim.evaluation.detail import haar_energy
 from worldsim.evaluation.fidelity import fidelity
+from worldsim.evaluation.subject import Dream
 
 
 def test_a_checkerboard_is_all_detail_and_flat_blocks_have_none():
@@ -40,7 +41,7 @@ def test_a_worlds_detail_is_reported_for_every_horizon(tmp_path, monkeypatch):
     real = np.tile((100 + 20 * stripes).astype(np.uint8), (41, 1, 1, 1))
     dream = lambda state: torch.from_numpy(np.tile((100 + 10 * stripes).astype(np.uint8), (len(state.latent), 1, 1, 1)))  # noqa: E731
     monkeypatch.setattr(world, "observe", dream)
-    metrics = fidelity(world, store, [0, 1], starts=2)
+    metrics = fidelity(Dream(world), store, [0, 1], starts=2)
     for figure in (metrics["one_step"], *metrics["open_loop"].values()):
         assert figure["detail"] == {"mean": 0.25, "low": 0.25, "high": 0.25}
 
@@ -49,5 +50,5 @@ def test_a_comparison_counts_pixels_and_lost_things(tmp_path):
     store = record(tmp_path / "data", episodes=1, steps=40)
     answers = iter([1.0, -2.0, 3.0, None] * 6)
     compare = lambda real, dreamed: {"wall": next(answers)}  # noqa: E731
-    found = fidelity(tiny_world(), store, [0], starts=4, compare=compare)["positions"]["wall/16"]
+    found = fidelity(Dream(tiny_world()), store, [0], starts=4, compare=compare)["positions"]["wall/16"]
     assert found == {"within_1px": 0.25, "within_2px": 0.5, "median_px": 2.5}

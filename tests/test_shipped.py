@@ -10,13 +10,14 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import worldsim
 from worldsim import bundle
+from worldsim.cli.compose import compose
 from worldsim.registration import gym_id
 
 WORLDS = bundle.shipped()
 
 
 def test_the_default_world_of_play_ships():
-    assert "arena" in WORLDS
+    assert compose("play", []).world in WORLDS
 
 
 def test_all_worlds_together_stay_under_fifty_megabytes():
