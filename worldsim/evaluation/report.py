@@ -143,7 +143,8 @@ def _fidelity(m: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
     rows.append(("mean frame", figure(m["dataset_mean"]["psnr"])))
     if codec := m.get("codec"):
         rows += [(f"codec, {name}", figure(value)) for name, value in codec.items()]
-    return ("steps ahead", *(n.replace("_", " ") for n in names), "detail, dreamed / real"), rows
+    heads = [n.replace("_", " ") + (" (every second episode)" if n in names[2:] else "") for n in names]
+    return ("steps ahead", *heads, "detail, dreamed / real"), rows
 
 
 def _events(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
