@@ -60,9 +60,10 @@ def overview() -> str:
 def _run(command: str, rest: list[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # so that game.id=my_module:MyGame-v0 finds the user's module, and shadows nothing
-    # Before torch loads: beside one other busy process, threads that spin are 4 to 8 times slower than these.
+    # Before torch loads: beside one other busy process, threads that spin are 4 to 8 times slower than these. They spin
+    # a moment, since to fall asleep at once costs a third of play's speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # but a moment: to fall asleep at once costs a third of play's speed
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         return import_module("worldsim.cli.compose").run(command, rest) or 0
     except KeyboardInterrupt:
