@@ -23,7 +23,7 @@ from worldsim.evaluation.subject import Subject, starts_of
 ROWS, CHUNKS = 4, 8  # dreams at once, and chunks in a row that are looked at at every age
 SPAN = CHUNK * CHUNKS
 REFERENCE = 256  # real chunks that dreams are compared with
-AGES = (0, 32, 100, 316, 1000, 3162, 10_000)  # frames; each is looked at for 64 frames, the last ones up to the end
+AGES = (0, 32, 100, 316, 1000, 3162, 10_000)  # frames; each is looked at for 128 frames, the last ones up to the end
 STILL = (1 / 255) ** 2  # frames nearer than one grey level to the one before stand still
 COLLAPSED = 0.5  # of the way from real chunks to a mean frame that stands still
 

@@ -58,7 +58,7 @@ class Subject(Protocol):
 
 
 class Dream:
-    """A `WorldModel` as a subject: the same start and seed dream the same, whatever else is in the batch."""
+    """A `WorldModel` as a subject: the same start and seed dream the same, to rounding across batch sizes."""
 
     def __init__(self, world: WorldModel):
         self.world, self.window = world, world.prompts.latents.shape[1]
