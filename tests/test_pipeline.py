@@ -209,3 +209,38 @@ def test_eval_measures_another_world_model_by_its_module_and_name(tmp_path, caps
         assert main(["eval", f"world={__name__}:{name}", *arguments]) == 2
         error = capsys.readouterr().err
         assert words.replace("names", "to name") in error and error.count("\n") == 1
+
+
+def test_an_evaluation_that_was_killed_goes_on_with_the_parts_it_lacks(tmp_path, monkeypatch, capsys):
+    record(tmp_path / "data", episodes=5, steps=40)
+
+    def evaluate(out):
+        return main(
+            [
+                "eval",
+                f"world={__name__}:Copying",
+                f"data={tmp_path / 'data'}",
+                f"out={tmp_path / out}",
+                "quick=true",
+                "starts=2",
+            ]
+        )
+
+    def broken(*arguments):
+        raise ValueError("expected to be killed here, found that it was")
+
+    assert evaluate("whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("worldsim.evaluation.events.foresee", broken)
+        assert evaluate("killed") == 2
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    monkeypatch.setattr("worldsim.evaluation.measure.fidelity", broken)
+    assert evaluate("killed") == 0
+    whole, killed = ((tmp_path / out / "metrics.json").read_text() for out in ("whole", "killed"))
+    assert whole == killed and sorted(p.name for p in (tmp_path / "killed").iterdir()) == [
+        "metrics.json",
+        "report.html",
+        "times.json",
+    ]
+    capsys.readouterr()
+    assert evaluate("fresh") == 2  # other parts are not its own

@@ -6,6 +6,7 @@ Leaves out the measuring itself (`worldsim.evaluation`).
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -15,19 +16,21 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from worldsim import bundle
 from worldsim.data.episodes import EpisodeStore
 from worldsim.envs import arena, doom
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.measure import Knowledge, measure
+from worldsim.evaluation.parts import Parts
 from worldsim.evaluation.replay import filmed
 from worldsim.evaluation.report import report
 from worldsim.evaluation.subject import Dream, Subject
 from worldsim.evaluation.verdict import verdicts
 from worldsim.files import write_json, write_text
 from worldsim.registration import REAL_GAMES
+from worldsim.world_model import WorldModel
 
 FILMS, FRAMES = 3, 64  # in the report
 ARENA, TAKE_COVER, MAZE = REAL_GAMES
@@ -47,12 +50,15 @@ def main(config: DictConfig) -> int:
     store = EpisodeStore(Path(str(config.data)))
     name, subject, episodes = _subject(config, store)
     say = lambda text: print(f"eval: {text}", file=sys.stderr, flush=True)  # noqa: E731
-    metrics, times = measure(subject, store, episodes, _knowledge(config, store), config.starts, config.quick, say)
-    films = [filmed(subject, store, index, FRAMES) for index in episodes[:FILMS]]
     out = Path(str(config.out))
+    parts = Parts(out / "parts.json", _facts(config, subject, store, episodes), say)
+    known = _knowledge(config, store)
+    metrics, times = measure(subject, store, episodes, known, config.starts, config.quick, parts)
+    films = [filmed(subject, store, index, FRAMES) for index in episodes[:FILMS]]
     write_json(out / "metrics.json", metrics)
-    write_json(out / "times.json", times)
+    write_json(out / "times.json", {"milliseconds": times, "seconds": parts.seconds})
     write_text(out / "report.html", report(name, metrics, films, store.info.fps))
+    parts.forget()
     for verdict in verdicts(metrics):
         print(f"{verdict.word:5} {verdict.question} {verdict.figure}")
     print(f"{len(episodes)} held-out episodes; wrote {out / 'report.html'}")
@@ -78,6 +84,23 @@ def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, lis
             f"found no {missing[0]}"
         )
     return name, subject, spread(store, list(range(len(store))), subject.window, count)
+
+
+def _facts(config: DictConfig, subject: Subject, store: EpisodeStore, episodes: list[int]) -> dict[str, Any]:
+    """Returns what the figures depend on, by which an evaluation that was killed knows its own parts again."""
+    return {
+        "world": _fingerprint(subject.world) if isinstance(subject, Dream) else str(config.world),
+        "episodes": [store.records[i].hash for i in episodes],
+        **{key: OmegaConf.to_object(config).get(key) for key in ("starts", "quick", "steps", "device", "game")},
+    }
+
+
+def _fingerprint(world: WorldModel) -> str:
+    digest = hashlib.sha256(repr((world.sampler, world.guidance, world.context_level)).encode())
+    for part in (world.autoencoder, world.denoiser, world.outcome):
+        for value in part.state_dict().values():
+            digest.update(value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _knowledge(config: DictConfig, store: EpisodeStore) -> Knowledge:

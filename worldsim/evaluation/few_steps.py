@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -38,30 +40,38 @@ def with_sampler(world: WorldModel, sampler: Sampler) -> WorldModel:
 
 
 def few_steps(
-    world: WorldModel, store: EpisodeStore, episodes: list[int], env: gym.Env | None, reference: Reference | None
+    world: WorldModel,
+    store: EpisodeStore,
+    episodes: list[int],
+    game: Callable[[], gym.Env | None],
+    reference: Callable[[], Reference | None],
+    keep: Callable[[str, Callable[[], Any]], Any],
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Returns figures by sampler, and milliseconds for one frame (no batch, with decode) by sampler.
 
     `flow_map_error` is the distance (root mean square of unit-scale latents) of a frame to the one that 32 Heun steps
     make of the same noise and past; the others are the report's own measures, with fewer starts.
     """
-    table, times = {}, {}
-    goal = _latents(with_sampler(world, SAMPLERS["heun32"]), store, episodes)
-    for name, sampler in SAMPLERS.items():
-        subject = Dream(with_sampler(world, sampler))
-        few = episodes[:8] if name != "heun32" else episodes[:3]  # whose frames take 63 evaluations
-        ahead = fidelity(subject, store, few, 4)["open_loop"].get("16", {})
-        told = retrieval(subject, store, few, env, 1) if env is not None and name != "heun32" else None
-        long = drift(subject, reference, DRIFTED) if reference is not None and name != "heun32" else None
-        table[name] = {
-            "flow_map_error": round(float((_latents(subject.world, store, episodes) - goal).square().mean().sqrt()), 4),
+    goal = cache(lambda: _latents(with_sampler(world, SAMPLERS["heun32"]), store, episodes))
+
+    def measured(name: str) -> dict[str, Any]:
+        subject, quick = Dream(with_sampler(world, SAMPLERS[name])), name != "heun32"  # its frames take 63 evaluations
+        ahead = fidelity(subject, store, episodes[: 8 if quick else 3], 4)["open_loop"].get("16", {})
+        told = retrieval(subject, store, episodes[:8], game(), 1) if quick and game() is not None else None
+        long = drift(subject, reference(), DRIFTED) if quick and reference() is not None else None
+        return {
+            "flow_map_error": round(
+                float((_latents(subject.world, store, episodes) - goal()).square().mean().sqrt()), 4
+            ),
             "psnr_16": ahead.get("psnr"),
             "detail_16": ahead.get("detail"),
             "top1": told and told.get("0", {}).get("top1"),
             "distance": long and list(long["ages"].values())[-1]["distance"],
+            "milliseconds": _milliseconds(subject.world),
         }
-        times[name] = _milliseconds(subject.world)
-    return table, times
+
+    table = {name: dict(keep(f"few steps, {name}", lambda name=name: measured(name))) for name in SAMPLERS}
+    return table, {name: figures.pop("milliseconds") for name, figures in table.items()}
 
 
 def _latents(world: WorldModel, store: EpisodeStore, episodes: list[int]) -> torch.Tensor:

@@ -6,7 +6,7 @@ Leaves out whether actions matter (`controllability`) and what becomes of long d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,7 +121,7 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def decibels(errors: list[list[float]]) -> dict[str, float]:
+def decibels(errors: Sequence[Sequence[float] | np.ndarray]) -> dict[str, float]:
     """Returns PSNR in dB: of each episode's mean squared error, then the mean over episodes with its interval."""
     return interval([psnr(float(np.mean(e))) for e in errors])
 

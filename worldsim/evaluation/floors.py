@@ -36,19 +36,26 @@ class Regression:
 
 def regression(world: WorldModel, store: EpisodeStore, episodes: list[int], starts: int) -> dict[str, Any]:
     """Returns PSNR by horizon of the same network without sampling: its twin that learned to regress."""
-    return tries(Dream(with_sampler(world, Regression())), store, episodes, starts, 1)
+    found = tries(Dream(with_sampler(world, Regression())), store, episodes, starts, 1)
+    return {step: {"psnr": figures["psnr"]} for step, figures in found.items()}
 
 
 def tries(
     subject: Subject, store: EpisodeStore, episodes: list[int], starts: int, count: int = TRIES
 ) -> dict[str, Any]:
-    """Returns PSNR by horizon of the best of `count` dreams from every start, which differ in their luck alone."""
-    errors: dict[int, list[list[float]]] = {}
+    """Returns by horizon the `psnr` of the best of `count` dreams from every start, and of `one` of them.
+
+    They differ in their luck alone. `starts` may be fewer than elsewhere, hence the figure of one dream beside it.
+    """
+    errors: dict[int, list[np.ndarray]] = {}  # [count n] by episode
     for index in episodes:
         real = np.array(store.observations(index))
         first = positions(len(real), subject.window, starts)
         runs = [dict(open_loop(subject, store, index, first, seed)) for seed in range(count)]
         for step in runs[0]:
-            best = np.min([square_error(real[first + step - 1], run[step]) for run in runs], 0)
-            errors.setdefault(step, []).append(best.tolist())
-    return {str(step): {"psnr": decibels(values)} for step, values in errors.items()}
+            off = np.stack([square_error(real[first + step - 1], run[step]) for run in runs])
+            errors.setdefault(step, []).append(off)
+    return {
+        str(step): {"psnr": decibels([off.min(0) for off in found]), "one": decibels([off[0] for off in found])}
+        for step, found in errors.items()
+    }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -27,6 +28,8 @@ from worldsim.evaluation.subject import Dream, Subject
 from worldsim.evaluation.uncertainty import uncertainty
 
 QUICK_LENGTH, LENGTH = 500, 10_000  # frames of the dreams whose drift is measured
+Keep = Callable[[str, Callable[[], Any]], Any]
+"""`keep(name, make)` returns what `make()` returns, or what it returned in a run that was killed (`parts`)."""
 MULTISCALE = (0.0448, 0.2856, 0.3001)  # of Wang et al. 2003 the scales that 64 pixels have, before they sum to 1
 
 
@@ -47,49 +50,69 @@ def measure(
     knowledge: Knowledge,
     starts: int = 16,
     quick: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    keep: Keep = lambda name, make: make(),
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Returns `metrics.json`'s content, and milliseconds by K, which no two runs share.
 
     A part that cannot be measured (no real game, no rewards, too few or too short episodes) is None.
     """
     world = subject.world if isinstance(subject, Dream) else None
-    say("fidelity")
-    metrics = fidelity(subject, store, episodes, starts, knowledge.probe, knowledge.compare)
-    metrics["quick"], metrics["steps"] = quick, world and world.steps
-    if metrics["codec"] is not None:
-        metrics["codec"] |= similarity(subject, store, episodes)
-    few = episodes[:: 1 if quick else 2]
-    metrics["regression"] = world and floors.regression(world, store, few, 4)
-    metrics["best_of_8"] = None if quick else floors.tries(subject, store, few, 4)
-    say("events")
-    foreseen = events.foresee(subject, store, episodes, 2 * starts)
-    metrics["termination"], metrics["reward"] = events.termination(foreseen), events.reward(foreseen)
-    metrics["uncertainty"] = world and uncertainty(world, store, episodes, starts)
-    say("controllability")
-    metrics["controllability"] = action_effect(subject, store, episodes, starts)
-    env = knowledge.make and knowledge.make()
-    try:
-        metrics["controllability"]["retrieval"] = env and retrieval(subject, store, episodes, env, 1 if quick else 2)
-        if knowledge.excursion and env:
-            say("memory")
-            metrics["memory"] = revisits(subject, store, episodes, env, *knowledge.excursion)
-        say("drift")
-        enough = sum(store.records[i].num_observations >= 2 * CHUNK for i in episodes) >= 4
-        reference = Reference(store, episodes, 100 if quick else 400) if enough else None
+    enough = sum(store.records[i].num_observations >= 2 * CHUNK for i in episodes) >= 4
+    reference = cache(lambda: Reference(store, episodes, 100 if quick else 400) if enough else None)
+    times: dict[str, float] = {}
+    with _Game(knowledge.make) as game:
+        metrics = keep("fidelity", lambda: _fidelity(subject, store, episodes, knowledge, starts))
+        metrics |= {"quick": quick, "steps": world and world.steps}
+        metrics["regression"] = world and keep("regression", lambda: floors.regression(world, store, episodes, starts))
+        metrics |= keep("ends and rewards", lambda: _events(subject, store, episodes, 2 * starts))
+        metrics["uncertainty"] = world and keep("uncertainty", lambda: uncertainty(world, store, episodes, starts))
+        metrics["controllability"] = keep("actions", lambda: action_effect(subject, store, episodes, starts)) | {
+            "retrieval": keep(
+                "retrieval", lambda: game() and retrieval(subject, store, episodes, game(), 1 if quick else 2)
+            )
+        }
+        if away := knowledge.excursion:
+            metrics["memory"] = keep("memory", lambda: game() and revisits(subject, store, episodes, game(), *away))
         length = QUICK_LENGTH if quick else LENGTH
-        metrics["drift"] = reference and drift(subject, reference, length, knowledge.probe)
+        metrics["drift"] = keep("drift", lambda: reference() and drift(subject, reference(), length, knowledge.probe))
         if not quick:
-            say("returns")
-            metrics["returns"] = env and returns(subject, store, episodes, env)
-        times: dict[str, float] = {}
-        if world is not None and not quick:
-            say("few steps")
-            metrics["few_steps"], times = few_steps(world, store, episodes, env, reference)
-    finally:
-        if env is not None:
-            env.close()
+            fewer = max(starts // 4, 1)
+            metrics["best_of_8"] = keep("best of 8", lambda: floors.tries(subject, store, episodes, fewer))
+            metrics["returns"] = keep("returns", lambda: game() and returns(subject, store, episodes, game()))
+            if world is not None:
+                metrics["few_steps"], times = few_steps(world, store, episodes, game, reference, keep)
     return metrics, times
+
+
+class _Game:
+    """The real game, made when first asked for, and closed; None where there is none."""
+
+    def __init__(self, make: Callable[[], gym.Env] | None):
+        self._make, self._env = make, None
+
+    def __call__(self) -> gym.Env | None:
+        if self._env is None and self._make is not None:
+            self._env = self._make()
+        return self._env
+
+    def __enter__(self) -> _Game:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._env is not None:
+            self._env.close()
+
+
+def _fidelity(subject: Subject, store: EpisodeStore, episodes: list[int], known: Knowledge, starts: int) -> dict:
+    figures = fidelity(subject, store, episodes, starts, known.probe, known.compare)
+    if figures["codec"] is not None:
+        figures["codec"] |= similarity(subject, store, episodes)
+    return figures
+
+
+def _events(subject: Subject, store: EpisodeStore, episodes: list[int], starts: int) -> dict[str, Any]:
+    foreseen = events.foresee(subject, store, episodes, starts)
+    return {"termination": events.termination(foreseen), "reward": events.reward(foreseen)}
 
 
 def similarity(subject: Any, store: EpisodeStore, episodes: list[int]) -> dict[str, Any]:

@@ -35,7 +35,6 @@ def _psnr(axes: Any, m: dict[str, Any]) -> bool:
         ("open_loop", "dream"),
         ("copy_last", "last frame kept"),
         ("regression", "regression"),
-        ("best_of_8", "best of 8 dreams"),
     ):
         if rows := m.get(name):
             steps, values = [int(h) for h in rows], [rows[h]["psnr"]["mean"] for h in rows]
