@@ -25,30 +25,45 @@ ALIKE = (2 / 255) ** 2  # real futures nearer than two grey levels cannot be tol
 
 
 def action_effect(subject: Subject, store: EpisodeStore, episodes: list[int], starts: int = 16) -> dict[str, Any]:
-    """Returns what dreams lose by wrong actions, which needs no real game.
+    """Returns, by the dream's age, what dreams lose by wrong actions, which needs no real game. Aged ones are fewer.
 
     `delta_psnr`: decibels between dreams by the recorded actions and by those of another start, 4 steps on (Bruce et
-    al. 2024); `shuffled_ratio`: their errors' ratio after one step. A world that ignores actions has 0 and 1.
+    al. 2024); `shuffled_ratio`: their errors' ratio after one step. A world that ignores actions has 0 and 1. None at
+    ages that no episode is long enough for, or where all actions are the same.
     """
-    pairs = [_shuffled(subject, store, index, starts) for index in episodes]
+    few = max(starts // 4, 2)
+    return {str(age): _effect(subject, store, episodes, few if age else starts, age) for age in AGES}
+
+
+def _effect(subject: Subject, store: EpisodeStore, episodes: list[int], starts: int, age: int) -> dict[str, Any] | None:
+    pairs = [_shuffled(subject, store, index, starts, age) for index in episodes]
     pairs = [pair for pair in pairs if pair is not None]
     return {
         "delta_psnr": interval([psnr(right[-1]) - psnr(wrong[-1]) for right, wrong in pairs]),
         "shuffled_ratio": interval([wrong[0] / max(right[0], 1e-10) for right, wrong in pairs]),
-    }
+    } if pairs else None  # fmt: skip
 
 
-def _shuffled(subject: Subject, store: EpisodeStore, index: int, starts: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Returns the mean errors after 1 … 4 steps by the recorded and by other actions; None where all are the same."""
+def _shuffled(
+    subject: Subject, store: EpisodeStore, index: int, starts: int, age: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the mean errors after 1 … 4 steps by the recorded and by other actions, by which dreams go on at `age`.
+
+    None where all actions are the same, or the episode is too short.
+    """
     real, actions = np.array(store.observations(index)), actions_of(store, index)
-    first = positions(len(real), subject.window, starts, HOLD)
+    if len(real) <= subject.window + age:
+        return None
+    first = positions(len(real), subject.window + age, starts, HOLD)
     plans = actions[first[:, None] + np.arange(min(HOLD, len(real) - int(first.max())))]
     others = np.roll(plans, len(plans) // 2 or 1, 0)
     if np.array_equal(plans, others):
         return None
     results = []
     for chosen in (plans, others):
-        subject.reset(starts_of(store, index, first, subject.window))
+        subject.reset(starts_of(store, index, first - age, subject.window))
+        for step in range(age):
+            subject.step(actions[first - age + step], look=False)
         frames = [subject.step(chosen[:, step]).frames for step in range(chosen.shape[1])]
         results.append(np.array([square_error(real[first + i], x).mean() for i, x in enumerate(frames)]))
     return tuple(results)

@@ -66,10 +66,11 @@ def measure(
         metrics["regression"] = world and keep("regression", lambda: floors.regression(world, store, episodes, starts))
         metrics |= keep("ends and rewards", lambda: _events(subject, store, episodes, 2 * starts))
         metrics["uncertainty"] = world and keep("uncertainty", lambda: uncertainty(world, store, episodes, starts))
-        metrics["controllability"] = keep("actions", lambda: action_effect(subject, store, episodes, starts)) | {
+        metrics["controllability"] = {
+            "shuffled": keep("actions", lambda: action_effect(subject, store, episodes, starts)),
             "retrieval": keep(
                 "retrieval", lambda: game() and retrieval(subject, store, episodes, game(), 1 if quick else 2)
-            )
+            ),
         }
         if away := knowledge.excursion:
             metrics["memory"] = keep("memory", lambda: game() and revisits(subject, store, episodes, game(), *away))

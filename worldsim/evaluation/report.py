@@ -93,12 +93,10 @@ def tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Seque
         ]
         head = ("age of the dream", "told by its action", "chance", "frames until it shows")
         found.append(("Actions: dreamed futures found among the real ones", (head, rows)))
-    if effect := m.get("controllability"):
-        rows = [
-            ("PSNR lost by others' actions, 4 steps (dB)", figure(effect["delta_psnr"])),
-            ("error by others' actions / by the right ones", figure(effect["shuffled_ratio"])),
-        ]
-        found.append(("Actions: recorded against shuffled", (("", ""), rows)))
+    if shuffled := (m.get("controllability") or {}).get("shuffled"):
+        rows = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
+        head = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
+        found.append(("Actions: others' against the recorded ones", (head, rows)))
     if m.get("memory"):
         rows = [(f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"])) for k, v in m["memory"].items()]
         found.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))

@@ -72,9 +72,10 @@ def _actions(m: dict[str, Any]) -> Verdict | None:
         text = f"{first['top1']['mean']:.0%} of futures told by their action (chance {first['chance']:.0%})"
         rule = "good from 80 % of the way from chance to all, fair from 40 %"
         return Verdict("Do actions do what they do in the game?", text, _word(value, 0.8, 0.4), rule)
-    effect = (m.get("controllability") or {}).get("delta_psnr")
+    effect = ((m.get("controllability") or {}).get("shuffled") or {}).get("0")
     if not effect:
         return None
+    effect = effect["delta_psnr"]
     text = f"{effect['mean']:+.1f} dB by the right actions"
     return Verdict("Do actions matter?", text, _word(effect["mean"], 1, 0.2), "good from +1 dB, fair from +0.2")
 
