@@ -1,6 +1,6 @@
-"""Puts a trained and measured world among those that ship, with its card and a contact sheet of a 300-frame dream.
+"""Puts a trained and measured world among those that ship, with its card and pictures.
 
-python demos/ship_world.py runs/arena/world eval/arena arena --record "worldsim record …" --wrong "What it gets wrong."
+python demos/ship_world.py runs/arena/world eval/arena data/arena-test arena --record "worldsim record …" --wrong "…"
 """
 
 import argparse
@@ -14,8 +14,11 @@ import numpy as np
 
 from worldsim import bundle
 from worldsim.actions import unpack
+from worldsim.data.episodes import EpisodeStore
 from worldsim.data.policies import find_policy
 from worldsim.env import WorldModelEnv
+from worldsim.evaluation.held_out import held_out
+from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.report import tables
 from worldsim.evaluation.sheet import contact_sheet
 from worldsim.evaluation.verdict import verdicts
@@ -74,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("world", type=Path, help="bundle folder")
     parser.add_argument("measured", type=Path, help="folder that `worldsim eval` wrote")
+    parser.add_argument("data", type=Path, help="recordings it was measured on")
     parser.add_argument("name")
     parser.add_argument("--policy", default="sticky", help="who acts in the dreams of the contact sheet")
     parser.add_argument("--record", required=True, help="the command that recorded the data")
@@ -86,6 +90,9 @@ def main() -> None:
     (target / "world.json").write_text(json.dumps(text, indent=1) + "\n")
     (target / "README.md").write_text(card(text, arguments.record, arguments.wrong))
     iio.imwrite(target / "sheet.png", dreams(target, arguments.policy))
+    world, store = bundle.load(target), EpisodeStore(arguments.data)
+    longest = max(held_out(world, store, len(store)), key=lambda i: store.records[i].total_steps)
+    iio.imwrite(target / "dream.png", contact_sheet(dream_along(world, store, longest), SHOWN, scale=2))
     print(f"wrote {target}")
 
 
