@@ -35,7 +35,7 @@ from worldsim.objectives.denoising import denoising_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
 from worldsim.pipeline.run import Run
-from worldsim.training.loop import Stage, train
+from worldsim.training.loop import Stage, precision, train
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
@@ -233,14 +233,14 @@ def prompt_clips(run: Run, latents: LatentStore) -> Clip:
 
 def describe_run(run: Run) -> dict[str, Any]:
     """Returns where a world comes from: command, commit, minutes, machine, data."""
-    info = run.store.info
+    info, number = run.store.info, "bf16" if precision(run.torch_device) == "bf16" else "float32"
     return {
         "preset": run.preset.name,
         "minutes": run.minutes,
         "seed": run.seed,
         "command": run.command,
         "commit": _commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {number}, torch {torch.__version__}",
         "date": time.strftime("%Y-%m-%d"),
         "data": {"game": info.game, "episodes": len(run.training_episodes), "frames": run.store.num_frames},
     }
