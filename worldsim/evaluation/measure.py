@@ -7,6 +7,7 @@ Here as the list of what is measured, in the order it is reported. Leaves out ho
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,7 +61,8 @@ def measure(
     enough = sum(store.records[i].num_observations >= 2 * CHUNK for i in episodes) >= 4
     reference = cache(lambda: Reference(store, episodes, 100 if quick else 400) if enough else None)
     times: dict[str, float] = {}
-    with _Game(knowledge.make) as game:
+    with ExitStack() as stack:
+        game = cache(lambda: knowledge.make and stack.enter_context(closing(knowledge.make())))
         metrics = keep("fidelity", lambda: _fidelity(subject, store, episodes, knowledge, starts))
         metrics |= {"quick": quick, "steps": world and world.steps}
         metrics["regression"] = world and keep("regression", lambda: floors.regression(world, store, episodes, starts))
@@ -83,25 +85,6 @@ def measure(
             if world is not None:
                 metrics["few_steps"], times = few_steps(world, store, episodes, game, reference, keep)
     return metrics, times
-
-
-class _Game:
-    """The real game, made when first asked for, and closed; None where there is none."""
-
-    def __init__(self, make: Callable[[], gym.Env] | None):
-        self._make, self._env = make, None
-
-    def __call__(self) -> gym.Env | None:
-        if self._env is None and self._make is not None:
-            self._env = self._make()
-        return self._env
-
-    def __enter__(self) -> _Game:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._env is not None:
-            self._env.close()
 
 
 def _fidelity(subject: Subject, store: EpisodeStore, episodes: list[int], known: Knowledge, starts: int) -> dict:
