@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import WINDOW, conv_backbone, shake, transformer_backbone
+from tiny_world import WINDOW, conv_backbone, moving_backbone, shake, transformer_backbone
 
 from worldsim.types import Stream, map_rows
 
-BACKBONES = {"conv": conv_backbone, "transformer": transformer_backbone}
+BACKBONES = {"conv": conv_backbone, "moving": moving_backbone, "transformer": transformer_backbone}
 LATENT, ACTIONS = (4, 2, 2), 5
 
 
@@ -39,15 +39,18 @@ def test_the_parallel_form_equals_frame_by_frame_over_four_windows(backbone):
     length = 4 * (WINDOW + 1)
     history, target = streams(2, length, length)
     with torch.no_grad():
-        expected, features = backbone(history, target)
+        outs, features, expected = backbone(history, target)
         context = backbone.start(2)
         for t in range(1, length + 1):  # target i of n = m stands at position i + 1, after i + 1 history frames
             frame = (history.latents[:, t - 1], history.level[:, t - 1], history.action[:, t - 1])
             context = backbone.append(*frame, context)
             query = (target.latents, target.level, target.target_level, target.action)
             out, feature = backbone.read(*(x[:, t - 1] for x in query), context)
-            assert (out - expected[:, t - 1]).abs().max() < 1e-10
+            assert (out - outs[:, t - 1]).abs().max() < 1e-10
             assert (feature - features[:, t - 1]).abs().max() < 1e-10
+            told = backbone.expect(target.action[:, t - 1], context)
+            assert (told - expected[:, t - 1]).abs().max() < 1e-10
+            assert torch.equal(backbone.read(*(x[:, t - 1] for x in query), context, told)[0], out)
 
 
 def test_resetting_one_row_makes_it_new_and_leaves_the_others_to_the_bit(backbone):
@@ -68,9 +71,9 @@ def test_resetting_one_row_makes_it_new_and_leaves_the_others_to_the_bit(backbon
 def test_a_history_frame_changes_only_the_targets_after_it(backbone):
     history, target = streams(1, 5, 5)  # target i stands at position i + 1 and sees history 0 .. i
     with torch.no_grad():
-        base, _ = backbone(history, target)
+        base, *_ = backbone(history, target)
         for j in range(5):
-            changed, _ = backbone(replace(history, latents=bump(history.latents, j)), target)
+            changed, *_ = backbone(replace(history, latents=bump(history.latents, j)), target)
             same = [torch.equal(changed[:, i], base[:, i]) for i in range(5)]
             assert same[:j] == [True] * j and not same[j]
 
@@ -79,8 +82,8 @@ def test_a_history_frame_changes_only_the_targets_after_it(backbone):
 def test_a_target_frame_changes_only_itself(backbone, part):
     history, target = streams(1, 4, 4)
     with torch.no_grad():
-        base, _ = backbone(history, target)
-        changed, _ = backbone(history, replace(target, **{part: bump(getattr(target, part), 2)}))
+        base, *_ = backbone(history, target)
+        changed, *_ = backbone(history, replace(target, **{part: bump(getattr(target, part), 2)}))
     assert [torch.equal(changed[:, i], base[:, i]) for i in range(4)] == [True, True, False, True]
 
 
@@ -111,5 +114,5 @@ def test_reading_and_appending_leave_the_context_as_it_was(backbone):
 def test_an_untrained_network_says_nothing():
     for make in BACKBONES.values():
         history, target = streams(2, 3, 1)
-        out, _ = make().double()(history, target)
+        out, *_ = make().double()(history, target)
         assert not out.any()

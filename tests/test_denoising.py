@@ -182,7 +182,7 @@ def test_context_is_noised_along_straight_lines_whatever_the_process(process, pr
     model = Denoiser(conv_backbone(LATENT, CODEC.width), BOUND, process, prediction)
     latent, noise = torch.randn(2, 1, *LATENT, generator=generator()).unbind()
     context = model.commit(latent, torch.full((1,), 0.3), noise, CODEC.null[None], model.backbone.start(1))
-    assert torch.allclose(model.backbone.newest(context), 0.7 * latent + 0.3 * noise)
+    assert torch.allclose(model.backbone.expect(CODEC.null[None], context), 0.7 * latent + 0.3 * noise)
 
 
 def test_the_teacher_gets_no_gradient():

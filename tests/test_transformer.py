@@ -46,10 +46,11 @@ def streams() -> tuple[Stream, Stream]:
     return random_stream(FRAMES - 1, seed=1), random_stream(FRAMES, seed=2, target=True)
 
 
-def read_frame(backbone: Transformer, target: Stream, t: int, context: Rows) -> tuple[Tensor, Tensor]:
-    return backbone.read(
-        target.latents[:, t], target.level[:, t], target.target_level[:, t], target.action[:, t], context
+def read_frame(backbone: Transformer, target: Stream, t: int, context: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    latents, level, target_level, action = (
+        x[:, t] for x in (target.latents, target.level, target.target_level, target.action)
     )
+    return *backbone.read(latents, level, target_level, action, context), backbone.expect(action, context)
 
 
 def append_frame(backbone: Transformer, history: Stream, t: int, context: Rows) -> Rows:
@@ -243,7 +244,7 @@ def test_untrained_network_says_nothing():
 
 def test_features_have_the_latents_resolution_and_the_networks_width():
     backbone, (history, target) = random_transformer(), streams()
-    out, features = backbone(history, target)
+    out, features, _ = backbone(history, target)
     assert out.shape == (ROWS, FRAMES, *CONFIG.latent_shape)
     assert features.shape == (ROWS, FRAMES, backbone.feature_width, 4, 4)
 
@@ -336,14 +337,14 @@ def test_training_on_one_clip_beats_the_last_frame_tenfold():
     for _ in range(100):
         level = torch.rand(latents.shape[:2], generator=generator).sqrt()
         noise = torch.randn(latents.shape, generator=generator)
-        out, _ = backbone(*clip_streams(latents, action, level, noise))
+        out, *_ = backbone(*clip_streams(latents, action, level, noise))
         loss = (out - latents).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     noise = torch.randn(latents.shape, generator=generator)
     with torch.no_grad():
-        out, _ = backbone(*clip_streams(latents, action, torch.ones(latents.shape[:2]), noise))
+        out, *_ = backbone(*clip_streams(latents, action, torch.ones(latents.shape[:2]), noise))
     error = (out - latents)[:, 1:].pow(2).mean()
     copy_last = sum((b - a).pow(2).mean() for a, b in pairwise(latents[0])) / (latents.shape[1] - 1)
     assert error < 0.1 * copy_last

@@ -35,6 +35,17 @@ def conv_backbone(latent_shape=(4, 2, 2), action_width=5):
     )
 
 
+def moving_backbone(latent_shape=(4, 2, 2), action_width=5):
+    """Returns a convolutional backbone with a warp that knows some pictures."""
+    config = ConvBackboneConfig(
+        latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16, warp_width=8, warp_depth=1
+    )
+    backbone, generator = ConvBackbone(config), torch.Generator().manual_seed(4)
+    shape = (32, 3, 8 * latent_shape[1], 8 * latent_shape[2])
+    backbone.start_from(torch.randn(shape, generator=generator), torch.randn((32, *latent_shape), generator=generator))
+    return backbone
+
+
 def transformer_backbone(latent_shape=(4, 2, 2), action_width=5):
     config = TransformerConfig(
         latent_shape, action_width, width=16, depth=2, heads=2, kv_heads=1, time_layers=(0,), window=WINDOW + 1,

@@ -43,9 +43,9 @@ class ToyBackbone(nn.Module):
 
     def forward(self, history: Stream, target: Stream):
         out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None)
-        return out[:, None], features[:, None]
+        return out[:, None], features[:, None], self.expect(None, None)
 
-    def read(self, x, level, target_level, action, context):
+    def read(self, x, level, target_level, action, context, expected=None):
         h = torch.cat((x.flatten(1), level_features(level, FEATURES)), 1).reshape(
             len(self.weights[0]), -1, 2 + 2 * FEATURES
         )
@@ -54,7 +54,7 @@ class ToyBackbone(nn.Module):
         out = torch.baddbmm(self.biases[-1], h, self.weights[-1])
         return out.reshape(x.shape), h.reshape(len(x), WIDTH, 1, 1)
 
-    def newest(self, context):
+    def expect(self, action, context):
         return torch.zeros(())
 
     def part(self, index: int) -> "ToyBackbone":

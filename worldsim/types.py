@@ -154,21 +154,37 @@ class Backbone(Protocol):
     config: Any
     feature_width: int
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]: ...
+    def start_from(self, images: Tensor, latents: Tensor) -> None: ...
 
-    # -> out [b n c h w], features [b n d h w]
+    # before training: what latents [n c h w] look like, as images [n 3 H W] in [-1, 1]; most need not know
+
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    # -> out [b n c h w], features [b n d h w], expected [b n c h w]
 
     def start(self, rows: int) -> Any: ...  # an empty context (a dataclass of tensors, rows first)
 
-    def read(self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Any): ...
+    def expect(self, action: Tensor, context: Any) -> Tensor: ...
 
-    # x [b c h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; no context is written
+    # -> the next latent [b c h w] as far as it needs no noise to tell: the newest past one (zeros where there is none),
+    # or that moved as the action says. The denoiser's output is the difference to it.
+
+    def read(
+        self,
+        x: Tensor,
+        level: Tensor,
+        target_level: Tensor,
+        action: Tensor,
+        context: Any,
+        expected: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    # x [b c h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; no context is written.
+    # `expected` is what `expect` says, handed on where it is known already: it is the same for all levels of a frame
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
 
     # one frame enters the history, at the level it really has; returns the new context, leaves the old one intact
-
-    def newest(self, context: Any) -> Tensor: ...  # -> the newest past latent [b c h w], zeros where there is none
 
 
 class Sampler(Protocol):

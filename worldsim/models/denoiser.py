@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.diffusion.guidance import Guidance
@@ -25,8 +24,8 @@ HISTORY = RectifiedFlow()
 class Denoiser(nn.Module):
     """Clean latents from noisy ones, given a history: whole clips by `forward`, one frame by `sample` and `commit`.
 
-    What is predicted, in the prediction's terms, is the difference to the newest past latent: a network that says
-    nothing repeats that, as far as x does not tell better.
+    What is predicted, in the prediction's terms, is the difference to what the backbone expects, the newest past
+    latent or that moved: a network that says nothing repeats it, as far as x does not tell better.
     """
 
     def __init__(
@@ -44,11 +43,11 @@ class Denoiser(nn.Module):
         self.prediction = prediction or CleanPrediction()
         check(self.prediction, self.process)
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
-        """Returns clean latents `[b n c h w]` (float32) and features `[b n d h w]` of the target frames."""
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns clean latents `[b n c h w]` (float32), features `[b n d h w]` and expected latents of the targets."""
         x, level = target.latents, target.level
-        output, features = self.backbone(history, replace(target, latents=self._scaled(x, level)))
-        return self._clean(output, x, level, _newest(history, x.shape[1])), features
+        output, features, expected = self.backbone(history, replace(target, latents=self._scaled(x, level)))
+        return self._clean(output, x, level, expected), features, expected
 
     def clamp(self, clean: Tensor) -> Tensor:
         """Clamps clean latents `[... c h w]` to what the codec can produce, which keeps a closed loop bounded."""
@@ -70,12 +69,13 @@ class Denoiser(nn.Module):
         features = None
 
         def given(action: Tensor, context: Any) -> Denoise:
-            newest = self.backbone.newest(context)
+            expected = self.backbone.expect(action, context)
 
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
                 nonlocal features
-                output, features = self.backbone.read(self._scaled(x, level), level, target_level, action, context)
-                return self.clamp(self._clean(output, x, level, newest))
+                x_scaled = self._scaled(x, level)
+                output, features = self.backbone.read(x_scaled, level, target_level, action, context, expected)
+                return self.clamp(self._clean(output, x, level, expected))
 
             return denoise
 
@@ -95,12 +95,6 @@ class Denoiser(nn.Module):
         """Returns the network's input: the only place where x is scaled, for every process and prediction."""
         return expand(unit_variance(self.process, level), x) * x
 
-    def _clean(self, output: Tensor, x: Tensor, level: Tensor, newest: Tensor) -> Tensor:
-        change = x - expand(self.process.alpha(level), x) * newest  # the noisy form of clean - newest
-        return newest + to_clean(self.prediction, output, change, level, self.process)
-
-
-def _newest(history: Stream, n: int) -> Tensor:
-    """Returns the newest past latent `[b n c h w]` of each of n target frames, zeros where there is none."""
-    past = history.latents * expand(history.valid, history.latents)
-    return F.pad(past, (0, 0, 0, 0, 0, 0, 1, 0))[:, -n:]
+    def _clean(self, output: Tensor, x: Tensor, level: Tensor, expected: Tensor) -> Tensor:
+        change = x - expand(self.process.alpha(level), x) * expected  # the noisy form of clean - expected
+        return expected + to_clean(self.prediction, output, change, level, self.process)

@@ -154,8 +154,11 @@ class Transformer(nn.Module):
         self.head = zero_init(nn.Linear(width, values))
         self.copy_gate = zero_init(nn.Linear(width, config.latent_shape[0]))
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
-        """Computes every target frame at once. -> out [b n c h w], features [b n d h w]"""
+    def start_from(self, images: Tensor, latents: Tensor) -> None:
+        """Needs to know nothing of what latents look like."""
+
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]:
+        """Computes every target frame at once. -> out [b n c h w], features [b n d h w], newest latents [b n c h w]"""
         self._check_streams(history, target)
         known = history.latents.shape[1]
         frames, position = _side_by_side(history, target)
@@ -168,7 +171,8 @@ class Transformer(nn.Module):
         x, _ = self._run(range(split), x, modulation, mixes)
         x, modulation = x[:, known:], modulation[:, known:]
         x, _ = self._run(range(split, self.config.depth), x, modulation, mixes)
-        return self._decode(x, condition[:, known:], frames.last[:, known:])
+        last = frames.last[:, known:]
+        return *self._decode(x, condition[:, known:], last), last
 
     def start(self, rows: int) -> Context:
         """Returns the context of rows that have seen no frame yet."""
@@ -184,7 +188,13 @@ class Transformer(nn.Module):
         )
 
     def read(
-        self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Context
+        self,
+        x: Tensor,
+        level: Tensor,
+        target_level: Tensor,
+        action: Tensor,
+        context: Context,
+        expected: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Computes one frame that follows the context. -> out [b c h w], features [b d h w]"""
         frames = _one_frame(x, level, target_level, action, context)
@@ -194,7 +204,7 @@ class Transformer(nn.Module):
         out, features = self._decode(x, condition, frames.last)
         return out[:, 0], features[:, 0]
 
-    def newest(self, context: Context) -> Tensor:
+    def expect(self, action: Tensor, context: Context) -> Tensor:
         """Returns the newest past latent [b c h w], zeros where there is none."""
         return context.last
 

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldsim.models.layers import ResidualBlock, level_features, zero_init
+from worldsim.models.warp import Warp, WarpConfig
 from worldsim.types import Rows, Stream
 
 LEVEL_FEATURES = 32
@@ -29,6 +30,8 @@ class ConvBackboneConfig:
     width: int = 128
     depth: int = 6
     condition_width: int = 256
+    warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
+    warp_depth: int = 3
 
     def __post_init__(self):
         if self.window < 1:
@@ -60,7 +63,11 @@ class ConvBackbone(nn.Module):
         self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, config.condition_width)
         self.embed_past = nn.Linear(config.window * (config.action_width + 2), config.condition_width)
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU())
-        self.stem = nn.Conv2d((config.window + 1) * c, config.width, 3, padding=1)
+        warp = WarpConfig(
+            config.latent_shape, config.window * c, config.condition_width, config.warp_width, config.warp_depth
+        )
+        self.warp = Warp(warp) if config.warp_width else None
+        self.stem = nn.Conv2d((config.window + 1 + (self.warp is not None)) * c, config.width, 3, padding=1)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
         self.position = nn.Parameter(torch.zeros(config.width, h, w))
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.condition_width) for _ in range(config.depth))
@@ -68,15 +75,22 @@ class ConvBackbone(nn.Module):
         self.head = zero_init(nn.Conv2d(config.width, c, 3, padding=1))
         self.feature_width = config.width
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
+    def start_from(self, images: Tensor, latents: Tensor) -> None:
+        """Tells the warp what latents `[n c h w]` look like, by their images `[n 3 H W]`."""
+        if self.warp is not None:
+            self.warp.start_from(images, latents)
+
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]:
         """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
         n, m = target.latents.shape[1], history.latents.shape[1]
         contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
         context = StackContext(*(torch.cat(parts) for parts in zip(*map(_parts, contexts), strict=True)))
         goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
         flat = [rearrange(x, "b n ... -> (n b) ...") for x in (target.latents, target.level, goal)]
-        out, features = self.read(*flat, rearrange(target.action, "b n a -> (n b) a"), context)
-        return tuple(rearrange(x, "(n b) ... -> b n ...", n=n) for x in (out, features))
+        action = rearrange(target.action, "b n a -> (n b) a")
+        expected = self.expect(action, context)
+        out, features = self.read(*flat, action, context, expected)
+        return tuple(rearrange(x, "(n b) ... -> b n ...", n=n) for x in (out, features, expected))
 
     def _window(self, history: Stream, position: int) -> StackContext:
         """Returns the context of the frame at `position`: the history frames before it, newest first."""
@@ -99,25 +113,35 @@ class ConvBackbone(nn.Module):
             torch.zeros(rows, w, dtype=torch.bool, device=like.device),
         )
 
-    def read(self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: StackContext):
+    def expect(self, action: Tensor, context: StackContext) -> Tensor:
+        """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
+        newest = context.latents[:, 0] * context.valid[:, 0, None, None, None]
+        if self.warp is None:
+            return newest
+        past, facts = _seen(context)
+        return self.warp(past, newest, self.condition(self.embed_action(action) + self.embed_past(facts)))
+
+    def read(
+        self,
+        x: Tensor,
+        level: Tensor,
+        target_level: Tensor,
+        action: Tensor,
+        context: StackContext,
+        expected: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Returns the output `[b c h w]` and features `[b d h w]` for one frame; see `types.Backbone`."""
-        valid = context.valid.to(x.dtype)
-        past = context.latents * valid[:, :, None, None, None]
-        past_level = torch.where(context.valid, context.level, torch.ones_like(context.level))
-        history = torch.cat((past_level[..., None], valid[..., None], context.action * valid[..., None]), -1)
+        past, facts = _seen(context)
+        seen = [x, past]
+        if self.warp is not None:
+            seen.append((self.expect(action, context) if expected is None else expected).to(x.dtype))
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
-        condition = self.condition(
-            self.embed_action(action) + self.embed_levels(levels) + self.embed_past(history.flatten(1))
-        )
-        h = self.stem(torch.cat((x, past.flatten(1, 2)), 1)) + self.position
+        condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + self.embed_past(facts))
+        h = self.stem(torch.cat(seen, 1)) + self.position
         for block in self.blocks:
             h = block(h, condition)
         features = F.silu(self.norm(h))
         return self.head(features), features
-
-    def newest(self, context: StackContext) -> Tensor:
-        """Returns the newest past latent `[b c h w]`, zeros where there is none."""
-        return context.latents[:, 0] * context.valid[:, 0, None, None, None]
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: StackContext) -> StackContext:
         """Returns the history with one more frame and the oldest gone."""
@@ -130,3 +154,12 @@ class ConvBackbone(nn.Module):
 
 def _parts(context: StackContext) -> tuple[Tensor, ...]:
     return context.latents, context.level, context.action, context.valid
+
+
+def _seen(context: StackContext) -> tuple[Tensor, Tensor]:
+    """Returns past latents `[b window*c h w]` and the facts about them `[b window*(2+a)]`, zeros where is none."""
+    valid = context.valid.to(context.latents.dtype)
+    past = context.latents * valid[:, :, None, None, None]
+    level = torch.where(context.valid, context.level, torch.ones_like(context.level))
+    history = torch.cat((level[..., None], valid[..., None], context.action * valid[..., None]), -1)
+    return past.flatten(1, 2), history.flatten(1)

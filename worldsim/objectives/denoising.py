@@ -69,13 +69,15 @@ def denoising_loss(
     if rows:
         first = torch.arange(rows, device=clean.device)
         goal = torch.cat((shortcut_goal(teacher, history.select(first), target.select(first), config), clean[rows:]))
-    output, _ = denoiser(history, target)
+    output, _, expected = denoiser(history, target)
     error = (output - goal).square().mean((-3, -2, -1))
     weighted = error * config.weight(level, denoiser.process) * valid
+    guess = ((expected - clean).square().mean((-3, -2, -1)) * valid).sum() / valid.sum()
     plain = (error[rows:].detach() * valid[rows:]).sum() / valid[rows:].sum().clamp_min(1)
+    total = weighted.sum() / valid.sum()
     return Loss(
-        weighted.sum() / valid.sum(),
-        {"error": plain, "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
+        total + guess if guess.requires_grad else total,  # some backbones have nothing to learn about it
+        {"error": plain, "expected": guess.detach(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
     )
 
 
@@ -106,7 +108,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         level = torch.ones_like(frame.reward)
         noise = start(teacher.process, draw.normal(frame.latents.shape))
-        sample, _ = teacher(history, Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level)))
+        sample, *_ = teacher(history, Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level)))
         made = torch.where(expand(frame.valid, sample), teacher.clamp(sample), frame.latents)
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))
@@ -132,7 +134,7 @@ def shortcut_goal(teacher, history: Stream, target: Stream, config: DenoisingCon
     half, smallest = size / 2, 0.5**config.shortcut_levels
     for _ in range(2):
         stated = torch.where(size > smallest * 1.01, level - half, level)
-        clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated))
+        clean, *_ = teacher(history, Stream(x, level, target.action, target.valid, stated))
         x, level = euler_step(process, x, teacher.clamp(clean), level, level - half), level - half
     return teacher.clamp(_clean_between(process, target.latents, x, target.level, target.target_level))
 

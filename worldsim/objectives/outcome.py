@@ -49,7 +49,7 @@ def outcome_loss(
     noisy = add_noise(denoiser.process, last, draw.normal(last.shape), level)
     target = Stream(noisy, level, action, clip.valid[:, -1:], torch.zeros_like(level))
     with torch.no_grad():
-        _, features = denoiser(history, target)
+        _, features, _ = denoiser(history, target)
     distribution = outcome(features[:, 0], action[:, 0])
     known = clip.known[:, -1].float()
     of_reward, of_end = known, known

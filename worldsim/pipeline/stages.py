@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from worldsim import bundle
+from worldsim import bundle, pixels
 from worldsim.data.clips import EventSampler, WindowSampler, clip_batch, frame_batch
 from worldsim.data.latents import LatentStore, encode_dataset
 from worldsim.data.shards import acquire_lock
@@ -157,6 +157,10 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
             f"expected clip_length above window={backbone.config.window} and "
             f"num_targets={preset.denoising.num_targets}, found {length}"
         )
+    frames = _statistics_frames(run)
+    with torch.no_grad():
+        encoded = torch.cat([autoencoder.encode(part.to(device)).cpu() for part in frames.split(256)])
+    backbone.start_from(pixels.to_float(frames), encoded)
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
@@ -173,8 +177,8 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     def batch(step: int) -> Clip:
         return clip_batch(latents, codec, sampler.windows(step, sizes.batch), length)
 
-    frames = sizes.batch * preset.denoising.num_targets
-    stage = Stage("dynamics", model, batch, objective, frames, sizes.learning_rate, preview)
+    per_step = sizes.batch * preset.denoising.num_targets
+    stage = Stage("dynamics", model, batch, objective, per_step, sizes.learning_rate, preview)
     budget = run.spend("dynamics", lambda left: left - OUTCOME_SHARE * 60 * run.minutes)
     return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.torch_device).eval()
 

@@ -1,0 +1,71 @@
+"""The warp: pictures it moves go where the flow points, what it expects is learned, and at first nothing moves."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_world import moving_backbone
+
+from worldsim.models.warp import PATCH, Warp, WarpConfig
+
+SHAPE = (3 * PATCH**2, 4, 4)  # a latent that holds every pixel of a 32x32 picture
+
+
+@pytest.fixture
+def warp():
+    """A warp whose latents are the picture's patches in another order, of another scale."""
+    warp = Warp(WarpConfig(SHAPE, inputs=SHAPE[0], condition_width=4, width=8, depth=1)).double()
+    images = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images = torch.cat((images, -images))  # latents have no mean
+    warp.start_from(images, latents(images))
+    return warp
+
+
+def latents(images):
+    return 3 * F.pixel_unshuffle(images, PATCH).flip(1)
+
+
+def scene(rows=1):
+    """A smooth picture `[rows 3 32 32]`."""
+    noise = torch.randn(rows, 3, 10, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return F.interpolate(noise, (32, 32), mode="bicubic", align_corners=False)
+
+
+def test_pictures_come_back_from_latents(warp):
+    assert (warp.picture(latents(scene())) - scene()).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("x", "y"), [(5, 0), (-11, 0), (0, 3), (4, -7)])
+def test_pixels_come_from_where_the_flow_points(warp, x, y):
+    picture = scene()
+    flow = torch.tensor([x, y], dtype=torch.float64).div(PATCH).view(1, 2, 1, 1).expand(1, 2, 16, 16)
+    moved = warp.picture(warp.move(latents(picture), flow))
+    rows, columns = ((torch.arange(32) + by).clamp(0, 31) for by in (y, x))  # beyond the edge: what stands there
+    assert (moved - picture[:, :, rows][:, :, :, columns]).abs().max() < 0.05  # what the ridge shrinks
+
+
+def test_an_untrained_warp_expects_the_newest_frame_to_the_bit(warp):
+    newest = latents(scene(2))
+    assert torch.equal(warp(newest, newest, torch.ones(2, 4, dtype=torch.float64)), newest)
+
+
+def test_turning_is_learned_from_what_is_seen(warp):
+    """A condition that says by how much a picture moves is understood: the error falls to a tenth of staying."""
+    warp = warp.float()
+    optimizer = torch.optim.Adam(warp.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(2)
+    picture = scene(16).float()
+    for _ in range(200):
+        by = 4 * torch.rand(16, generator=generator) - 2  # pixels
+        flow = torch.stack((by / PATCH, torch.zeros(16)), 1)[:, :, None, None].expand(16, 2, 16, 16)
+        newest = latents(picture)
+        goal = warp.move(newest, flow)
+        error = (warp(newest, newest, by[:, None].expand(16, 4)) - goal).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert error < 0.1 * (newest - goal).square().mean()
+
+
+def test_training_leaves_the_linear_maps_alone():
+    names = {name for name, _ in moving_backbone().warp.named_parameters()}
+    assert not names & {"unfold", "fold", "background"}

@@ -1,0 +1,101 @@
+"""Motion compensation: the newest frame, moved by a flow that the past and the action tell, as a first guess.
+
+Here because a turn moves a whole picture, by an amount that differs with angle and place: for a patch's latent that is
+another matrix every time, which convolutions learn slowly and a sampling grid says at once.
+Leaves out older frames and noise: what the flow cannot know is the denoiser's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldsim.models.layers import ResidualBlock, zero_init
+
+PATCH = 8  # pixels along the side of a latent's position
+FLOWS = 4  # flow vectors along the same side
+RIDGE = 1e-3  # of the mean variance, where linear maps are fitted
+
+
+@dataclass(frozen=True)
+class WarpConfig:
+    """Sizes of a `Warp`: `inputs` channels of past latents, and a condition."""
+
+    latent_shape: tuple[int, int, int]
+    inputs: int
+    condition_width: int
+    width: int
+    depth: int = 3
+
+
+class Warp(nn.Module):
+    """Past latents and a condition to the expected next latent `[b c h w]`; untrained, that is the newest one.
+
+    A latent is unfolded into a picture by a linear map, the picture is sampled where the flow points (Jaderberg et al.
+    2015), and what that changes is folded back. `start_from` fits both maps to frames; training leaves them alone.
+    """
+
+    def __init__(self, config: WarpConfig):
+        super().__init__()
+        self.config = config
+        (c, h, w), width = config.latent_shape, config.width
+        self.register_buffer("unfold", torch.zeros(3 * PATCH**2, c))
+        self.register_buffer("fold", torch.zeros(c, 3 * PATCH**2))
+        self.register_buffer("background", torch.zeros(3, h * PATCH, w * PATCH))
+        self.stem = nn.Conv2d(config.inputs, width, 3, padding=1)
+        self.position = nn.Parameter(torch.zeros(width, h, w))
+        self.blocks = nn.ModuleList(ResidualBlock(width, config.condition_width) for _ in range(config.depth))
+        self.norm = nn.GroupNorm(8, width)
+        self.head = zero_init(nn.Conv2d(width, 2 * FLOWS**2, 3, padding=1))
+
+    @torch.no_grad()
+    def start_from(self, images: Tensor, latents: Tensor) -> None:
+        """Fits the linear maps between patches of images `[n 3 H W]` and their latents `[n c h w]` of zero mean."""
+        images = F.interpolate(images, self.background.shape[1:], mode="area")
+        self.background.copy_(images.mean(0))
+        patches = rearrange(_patches(images - self.background), "n k h w -> (n h w) k").double()
+        codes = rearrange(latents, "n c h w -> (n h w) c").double()
+        self.unfold.copy_(_regress(codes, patches))
+        self.fold.copy_(_regress(patches, codes))
+
+    def forward(self, past: Tensor, newest: Tensor, condition: Tensor) -> Tensor:
+        """Returns the expected latent from past latents `[b inputs h w]`, the newest `[b c h w]` and `[b d]`."""
+        h = self.stem(past) + self.position
+        for block in self.blocks:
+            h = block(h, condition)
+        flow = F.pixel_shuffle(self.head(F.silu(self.norm(h))), FLOWS)
+        with torch.autocast(newest.device.type, enabled=False):
+            return self.move(newest, flow.to(newest.dtype))
+
+    def move(self, latent: Tensor, flow: Tensor) -> Tensor:
+        """Returns the latent `[b c h w]` of the picture whose every pixel comes from `flow` (x, y) beside its place.
+
+        `flow [b 2 h' w']` counts latent positions. What comes from beyond the picture's edge is what stands there.
+        """
+        picture = self.picture(latent)
+        height, width = picture.shape[-2:]
+        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * PATCH
+        x, y = (torch.arange(n, device=latent.device, dtype=latent.dtype) + 0.5 for n in (width, height))
+        grid = torch.stack(((x + flow[:, 0]) * (2 / width) - 1, (y[:, None] + flow[:, 1]) * (2 / height) - 1), -1)
+        moved = F.grid_sample(picture, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        return latent + torch.einsum("ck,bkhw->bchw", self.fold.to(latent.dtype), _patches(moved - picture))
+
+    def picture(self, latent: Tensor) -> Tensor:
+        """Returns the picture `[b 3 8h 8w]`, values around [-1, 1], that the linear map makes of a latent."""
+        patches = torch.einsum("kc,bchw->bkhw", self.unfold.to(latent.dtype), latent)
+        return F.pixel_shuffle(patches, PATCH) + self.background.to(latent.dtype)
+
+
+def _patches(images: Tensor) -> Tensor:
+    return F.pixel_unshuffle(images, PATCH)  # [n 3 H W] -> [n 192 h w]
+
+
+def _regress(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Returns the matrix `[out in]` that takes inputs `[n in]` to outputs `[n out]` with the least squared error."""
+    gram = inputs.mT @ inputs / len(inputs)
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram, inputs.mT @ outputs / len(inputs)).mT
