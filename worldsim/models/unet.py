@@ -157,7 +157,7 @@ def _parts(context: StackContext) -> tuple[Tensor, ...]:
 
 
 def _seen(context: StackContext) -> tuple[Tensor, Tensor]:
-    """Returns past latents `[b window*c h w]` and the facts about them `[b window*(2+a)]`, zeros where is none."""
+    """Returns past latents `[b window*c h w]` and facts about them `[b window*(2+a)]`; zeros where there is none."""
     valid = context.valid.to(context.latents.dtype)
     past = context.latents * valid[:, :, None, None, None]
     level = torch.where(context.valid, context.level, torch.ones_like(context.level))
