@@ -42,10 +42,10 @@ class ToyBackbone(nn.Module):
         self.biases = nn.ParameterList(torch.zeros(count, 1, b) for _, b in sizes)
 
     def forward(self, history: Stream, target: Stream):
-        out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None)
+        out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None, None)
         return out[:, None], features[:, None], self.expect(None, None)
 
-    def read(self, x, level, target_level, action, context, expected=None):
+    def read(self, x, level, target_level, action, context, expected):
         h = torch.cat((x.flatten(1), level_features(level, FEATURES)), 1).reshape(
             len(self.weights[0]), -1, 2 + 2 * FEATURES
         )

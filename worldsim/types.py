@@ -176,11 +176,11 @@ class Backbone(Protocol):
         target_level: Tensor,
         action: Tensor,
         context: Any,
-        expected: Tensor | None = None,
+        expected: Tensor,
     ) -> tuple[Tensor, Tensor]: ...
 
     # x [b c h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; no context is written.
-    # `expected` is what `expect` says, handed on where it is known already: it is the same for all levels of a frame
+    # `expected` is what `expect` says, once a frame: it is the same at all levels
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
 

@@ -194,9 +194,9 @@ class Transformer(nn.Module):
         target_level: Tensor,
         action: Tensor,
         context: Context,
-        expected: Tensor | None = None,
+        expected: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Computes one frame that follows the context. -> out [b c h w], features [b d h w]"""
+        """Computes one frame after the context, which holds `expected`. -> out [b c h w], features [b d h w]"""
         frames = _one_frame(x, level, target_level, action, context)
         x, condition = self._embed(frames)
         mixes = self._mixes(rings(context))

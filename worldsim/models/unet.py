@@ -31,7 +31,6 @@ class ConvBackboneConfig:
     depth: int = 6
     condition_width: int = 256
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
-    warp_depth: int = 3
 
     def __post_init__(self):
         if self.window < 1:
@@ -63,9 +62,7 @@ class ConvBackbone(nn.Module):
         self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, config.condition_width)
         self.embed_past = nn.Linear(config.window * (config.action_width + 2), config.condition_width)
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU())
-        warp = WarpConfig(
-            config.latent_shape, config.window * c, config.condition_width, config.warp_width, config.warp_depth
-        )
+        warp = WarpConfig(config.latent_shape, config.window * c, config.condition_width, config.warp_width)
         self.warp = Warp(warp) if config.warp_width else None
         self.stem = nn.Conv2d((config.window + 1 + (self.warp is not None)) * c, config.width, 3, padding=1)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
@@ -128,13 +125,11 @@ class ConvBackbone(nn.Module):
         target_level: Tensor,
         action: Tensor,
         context: StackContext,
-        expected: Tensor | None = None,
+        expected: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Returns the output `[b c h w]` and features `[b d h w]` for one frame; see `types.Backbone`."""
         past, facts = _seen(context)
-        seen = [x, past]
-        if self.warp is not None:
-            seen.append((self.expect(action, context) if expected is None else expected).to(x.dtype))
+        seen = (x, past) if self.warp is None else (x, past, expected.to(x.dtype))
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
         condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + self.embed_past(facts))
         h = self.stem(torch.cat(seen, 1)) + self.position

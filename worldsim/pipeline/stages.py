@@ -126,9 +126,15 @@ def set_statistics(autoencoder: nn.Module, run: Run, device: torch.device) -> nn
     """Sets the codec's latent statistics from training frames, and returns it."""
     autoencoder.to(device)
     autoencoder.set_statistics(torch.zeros_like(autoencoder.mean), torch.ones_like(autoencoder.std))
-    raw = torch.cat([autoencoder.encode(part.to(device)) for part in _statistics_frames(run).split(256)])
+    raw = _encoded(autoencoder, _statistics_frames(run))
     autoencoder.set_statistics(raw.mean((0, 2, 3)), raw.std((0, 2, 3)))
     return autoencoder
+
+
+@torch.no_grad()
+def _encoded(autoencoder: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+    """Returns the latents of uint8 frames `[n H W 3]`, on the codec's device."""
+    return torch.cat([autoencoder.encode(part.to(autoencoder.bound.device)) for part in frames.split(256)])
 
 
 def _statistics_frames(run: Run) -> torch.Tensor:
@@ -158,9 +164,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
             f"num_targets={preset.denoising.num_targets}, found {length}"
         )
     frames = _statistics_frames(run)
-    with torch.no_grad():
-        encoded = torch.cat([autoencoder.encode(part.to(device)).cpu() for part in frames.split(256)])
-    backbone.start_from(pixels.to_float(frames), encoded)
+    backbone.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
