@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import SPACE, conv_backbone, random_clip, shake, transformer_backbone
+from tiny_world import SPACE, conv_backbone, moving_backbone, random_clip, shake, transformer_backbone
 
 from worldsim.actions import ActionCodec
 from worldsim.diffusion.levels import GridLevels, UniformLevels
@@ -64,7 +64,9 @@ def test_dropped_history_is_always_the_oldest():
     assert 0.4 < (~history.valid.all(1)).float().mean() < 0.6
 
 
-@pytest.mark.parametrize(("make", "targets"), [(conv_backbone, 1), (conv_backbone, 3), (transformer_backbone, 3)])
+@pytest.mark.parametrize(
+    ("make", "targets"), [(conv_backbone, 1), (conv_backbone, 3), (moving_backbone, 3), (transformer_backbone, 3)]
+)
 def test_the_loss_is_finite_reproducible_and_reaches_every_parameter(make, targets):
     model, clip = denoiser(make), random_clip(8, 4, LATENT, CODEC)
     config = DenoisingConfig(num_targets=targets)
@@ -76,7 +78,7 @@ def test_the_loss_is_finite_reproducible_and_reaches_every_parameter(make, targe
     assert not torch.equal(loss(model, clip, config, seed=1).total, first.total)
 
 
-@pytest.mark.parametrize("make", [conv_backbone, transformer_backbone])
+@pytest.mark.parametrize("make", [conv_backbone, moving_backbone, transformer_backbone])
 def test_resampling_replaces_the_newest_history_of_some_clips_and_never_the_target(make):
     model, clip = denoiser(make), random_clip(8, 6, LATENT, CODEC)
     config = DenoisingConfig(resampled_frames=2, resampled_share=0.5)
@@ -98,6 +100,17 @@ def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_before_it():
     start, level = draw.normal((2, 1, *LATENT)), torch.ones(2, 1)
     target = Stream(start, level, clip.action[:, 3:4], clip.valid[:, 3:4], torch.zeros(2, 1))
     assert torch.equal(own.latents[:, 3:4], model.clamp(model(history, target)[0]))
+
+
+def test_at_first_only_the_forecast_learns_where_there_is_one():
+    clip = random_clip(8, 4, LATENT, CODEC)
+    ways = {"shortcuts": False, "resample": False, "denoise": False, "generator": generator()}
+    for make in (moving_backbone, conv_backbone):
+        model = denoiser(make)
+        denoising_loss(model, model, clip, CODEC.null, DenoisingConfig(), **ways).total.backward()
+        learning = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert ("backbone.head.weight" in learning) == (make is conv_backbone)
+        assert ("backbone.warp.head.weight" in learning) == (make is moving_backbone)
 
 
 def test_frames_that_are_not_valid_do_not_change_the_loss():
@@ -139,7 +152,7 @@ def test_the_loss_of_a_network_that_says_nothing_is_known(process, prediction, w
 
 
 @pytest.mark.parametrize(("process", "prediction"), WAYS, ids=str)
-@pytest.mark.parametrize("make", [conv_backbone, transformer_backbone])
+@pytest.mark.parametrize("make", [conv_backbone, moving_backbone, transformer_backbone])
 def test_clips_and_single_frames_are_denoised_alike(make, process, prediction):
     model = shake(Denoiser(make(LATENT, CODEC.width), BOUND, process, prediction))
     clip = random_clip(3, 4, LATENT, CODEC)
@@ -166,9 +179,9 @@ def test_networks_see_inputs_of_unit_variance(process, prediction):
     seen = []
 
     class Watch(ConvBackbone):
-        def forward(self, history, target):
+        def forward(self, history, target, forecast):
             seen.append(target.latents)
-            return super().forward(history, target)
+            return super().forward(history, target, forecast)
 
     model = Denoiser(Watch(conv_backbone(LATENT, CODEC.width).config), BOUND, process, prediction)
     clip = random_clip(500, 4, LATENT, CODEC)
@@ -182,7 +195,7 @@ def test_context_is_noised_along_straight_lines_whatever_the_process(process, pr
     model = Denoiser(conv_backbone(LATENT, CODEC.width), BOUND, process, prediction)
     latent, noise = torch.randn(2, 1, *LATENT, generator=generator()).unbind()
     context = model.commit(latent, torch.full((1,), 0.3), noise, CODEC.null[None], model.backbone.start(1))
-    assert torch.allclose(model.backbone.expect(CODEC.null[None], context), 0.7 * latent + 0.3 * noise)
+    assert torch.allclose(model.backbone.expect(CODEC.null[None], context).mean, 0.7 * latent + 0.3 * noise)
 
 
 def test_the_teacher_gets_no_gradient():

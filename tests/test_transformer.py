@@ -46,12 +46,11 @@ def streams() -> tuple[Stream, Stream]:
     return random_stream(FRAMES - 1, seed=1), random_stream(FRAMES, seed=2, target=True)
 
 
-def read_frame(backbone: Transformer, target: Stream, t: int, context: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def read_frame(backbone: Transformer, target: Stream, t: int, context: Rows) -> tuple[Tensor, Tensor]:
     latents, level, target_level, action = (
         x[:, t] for x in (target.latents, target.level, target.target_level, target.action)
     )
-    expected = backbone.expect(action, context)
-    return *backbone.read(latents, level, target_level, action, context, expected), expected
+    return backbone.read(latents, level, target_level, action, context, backbone.expect(action, context))
 
 
 def append_frame(backbone: Transformer, history: Stream, t: int, context: Rows) -> Rows:
@@ -245,7 +244,7 @@ def test_untrained_network_says_nothing():
 
 def test_features_have_the_latents_resolution_and_the_networks_width():
     backbone, (history, target) = random_transformer(), streams()
-    out, features, _ = backbone(history, target)
+    out, features = backbone(history, target)
     assert out.shape == (ROWS, FRAMES, *CONFIG.latent_shape)
     assert features.shape == (ROWS, FRAMES, backbone.feature_width, 4, 4)
 

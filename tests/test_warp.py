@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from tiny_world import moving_backbone
 
 from worldsim.models.warp import PATCH, Warp, WarpConfig
+from worldsim.types import Forecast
 
 SHAPE = (3 * PATCH**2, 4, 4)  # a latent that holds every pixel of a 32x32 picture
 
@@ -45,7 +46,7 @@ def test_pixels_come_from_where_the_flow_points(warp, x, y):
 
 def test_an_untrained_warp_expects_the_newest_frame_to_the_bit(warp):
     newest = latents(scene(2))
-    assert torch.equal(warp(newest, newest, torch.ones(2, 4, dtype=torch.float64)), newest)
+    assert torch.equal(warp(newest, newest, torch.ones(2, 4, dtype=torch.float64)).mean, newest)
 
 
 def test_turning_is_learned_from_what_is_seen(warp):
@@ -59,11 +60,32 @@ def test_turning_is_learned_from_what_is_seen(warp):
         flow = torch.stack((by / PATCH, torch.zeros(16)), 1)[:, :, None, None].expand(16, 2, 16, 16)
         newest = latents(picture)
         goal = warp.move(newest, flow)
-        error = (warp(newest, newest, by[:, None].expand(16, 4)) - goal).square().mean()
+        forecast = warp(newest, newest, by[:, None].expand(16, 4))
+        error = (forecast.mean - goal).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
     assert error < 0.1 * (newest - goal).square().mean()
+
+
+def test_the_finest_detail_outlives_many_steps_between_pixels(warp):
+    """There and back by half a pixel, eight times: bicubic sampling alone leaves nothing to speak of."""
+    wave = torch.cos(0.7 * torch.pi * torch.arange(32, dtype=torch.float64))
+    latent = latents(wave.expand(1, 3, 32, 32))
+    half = torch.tensor([0.5 / PATCH, 0], dtype=torch.float64).view(1, 2, 1, 1).expand(1, 2, 16, 16)
+    for flow in (half, -half) * 8:
+        latent = warp.move(latent, flow)
+    middle = slice(8, 24)  # away from the edges, beyond which nothing is known
+    assert warp.picture(latent)[..., middle].square().sum() > 0.5 * wave[middle].square().sum() * 3 * 32
+
+
+def test_the_spread_that_costs_least_is_the_true_one(warp):
+    mean, noise = torch.randn(2, 400, *SHAPE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    costs = {
+        spread: warp.error(Forecast(mean, torch.full_like(mean, spread)), mean + 0.3 * noise).mean()
+        for spread in (0.2, 0.3, 0.4)
+    }
+    assert min(costs, key=costs.get) == 0.3
 
 
 def test_training_leaves_the_linear_maps_alone():

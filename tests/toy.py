@@ -15,7 +15,7 @@ from worldsim.diffusion.levels import UniformLevels
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.layers import level_features
 from worldsim.objectives.denoising import DenoisingConfig, denoising_loss
-from worldsim.types import Clip, Stream
+from worldsim.types import Clip, Forecast, Stream
 
 CENTRES = torch.tensor([[1.2, 0.3], [-0.7, 1.1], [-0.5, -1.2]])
 SHARES = torch.tensor([0.5, 0.2, 0.3])
@@ -41,11 +41,17 @@ class ToyBackbone(nn.Module):
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList(torch.zeros(count, 1, b) for _, b in sizes)
 
-    def forward(self, history: Stream, target: Stream):
+    def forward(self, history: Stream, target: Stream, forecast: Forecast):
         out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None, None)
-        return out[:, None], features[:, None], self.expect(None, None)
+        return out[:, None], features[:, None]
 
-    def read(self, x, level, target_level, action, context, expected):
+    def foresee(self, history: Stream, action):
+        return self.expect(action, None)
+
+    def error(self, forecast: Forecast, clean):
+        return clean.new_zeros(clean.shape[:-3])
+
+    def read(self, x, level, target_level, action, context, forecast):
         h = torch.cat((x.flatten(1), level_features(level, FEATURES)), 1).reshape(
             len(self.weights[0]), -1, 2 + 2 * FEATURES
         )
@@ -55,7 +61,7 @@ class ToyBackbone(nn.Module):
         return out.reshape(x.shape), h.reshape(len(x), WIDTH, 1, 1)
 
     def expect(self, action, context):
-        return torch.zeros(())
+        return Forecast(torch.zeros(()))
 
     def part(self, index: int) -> "ToyBackbone":
         """Returns one of the MLPs."""

@@ -142,6 +142,26 @@ class Grid(Protocol):
     def levels(self, steps: int, process: NoiseProcess) -> list[float]: ...  # steps + 1 falling ones, 1 first, 0 last
 
 
+@dataclass(frozen=True)
+class Forecast(Rows):
+    """What a backbone knows of the next latents before any noise, and so what is left for diffusion to tell.
+
+    With a spread that is the residual, (latent - mean) / spread (Yang et al. 2022); without, the latent itself, and
+    the mean is what a network that says nothing repeats.
+    """
+
+    mean: Tensor  # [... c h w]: the newest past latent (zeros where there is none), or that moved as the action says
+    spread: Tensor | None = None  # [... c h w], above 0
+
+    def residual(self, latent: Tensor) -> Tensor:
+        """Returns what diffusion is about, for a latent `[... c h w]`."""
+        return latent if self.spread is None else (latent - self.mean) / self.spread
+
+    def latent(self, residual: Tensor) -> Tensor:
+        """Returns the latent of a residual `[... c h w]`."""
+        return residual if self.spread is None else self.mean + self.spread * residual
+
+
 class Backbone(Protocol):
     """A network over a history of frames, in two forms that compute the same: whole clips and one frame at a time.
 
@@ -158,16 +178,23 @@ class Backbone(Protocol):
 
     # before training: what latents [n c h w] look like, as images [n 3 H W] in [-1, 1]; most need not know
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]: ...
+    def foresee(self, history: Stream, action: Tensor) -> Forecast: ...
 
-    # -> out [b n c h w], features [b n d h w], expected [b n c h w]
+    # -> of the target frames, [b n c h w], given their actions [b n a]
+
+    def error(self, forecast: Forecast, clean: Tensor) -> Tensor: ...
+
+    # -> how wrong a forecast is about clean latents [... c h w], a loss [...]; zeros where there is nothing to learn
+
+    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]: ...
+
+    # -> out [b n c h w], features [b n d h w]; `forecast` is what `foresee` says, which is asked for where it is None
 
     def start(self, rows: int) -> Any: ...  # an empty context (a dataclass of tensors, rows first)
 
-    def expect(self, action: Tensor, context: Any) -> Tensor: ...
+    def expect(self, action: Tensor, context: Any) -> Forecast: ...
 
-    # -> the next latent [b c h w] as far as it needs no noise to tell: the newest past one (zeros where there is none),
-    # or that moved as the action says. The denoiser's output is the difference to it.
+    # -> of the next frame, [b c h w]
 
     def read(
         self,
@@ -176,11 +203,11 @@ class Backbone(Protocol):
         target_level: Tensor,
         action: Tensor,
         context: Any,
-        expected: Tensor,
+        forecast: Forecast,
     ) -> tuple[Tensor, Tensor]: ...
 
     # x [b c h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; no context is written.
-    # `expected` is what `expect` says, once a frame: it is the same at all levels
+    # `forecast` is what `expect` says, once a frame: it is the same at all levels
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
 

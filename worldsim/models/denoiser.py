@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldsim.diffusion.guidance import Guidance
 from worldsim.diffusion.prediction import CleanPrediction, Prediction, check, to_clean
 from worldsim.diffusion.process import RectifiedFlow, add_noise, expand, unit_variance
-from worldsim.types import Backbone, Denoise, Noise, NoiseProcess, Sampler, Stream
+from worldsim.types import Backbone, Denoise, Forecast, Noise, NoiseProcess, Sampler, Stream
 
 HISTORY = RectifiedFlow()
 """How context is noised, whatever the process: its level is the share of noise (conditioning augmentation)."""
@@ -24,8 +24,9 @@ HISTORY = RectifiedFlow()
 class Denoiser(nn.Module):
     """Clean latents from noisy ones, given a history: whole clips by `forward`, one frame by `sample` and `commit`.
 
-    What is predicted, in the prediction's terms, is the difference to what the backbone expects, the newest past
-    latent or that moved: a network that says nothing repeats it, as far as x does not tell better.
+    Noise is on what the backbone's forecast leaves open: the latent, or its residual. What is predicted, in the
+    prediction's terms, is the difference to the forecast's mean: a network that says nothing repeats that, as far as x
+    does not tell better.
     """
 
     def __init__(
@@ -43,11 +44,15 @@ class Denoiser(nn.Module):
         self.prediction = prediction or CleanPrediction()
         check(self.prediction, self.process)
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns clean latents `[b n c h w]` (float32), features `[b n d h w]` and expected latents of the targets."""
+    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
+        """Returns clean latents `[b n c h w]` (float32) and features `[b n d h w]` for noisy residuals of a forecast.
+
+        `forecast` is what the backbone foresees of the targets, for those who have asked it already.
+        """
         x, level = target.latents, target.level
-        output, features, expected = self.backbone(history, replace(target, latents=self._scaled(x, level)))
-        return self._clean(output, x, level, expected), features, expected
+        forecast = self.backbone.foresee(history, target.action) if forecast is None else forecast
+        output, features = self.backbone(history, replace(target, latents=self._scaled(x, level)), forecast)
+        return self._clean(output, x, level, forecast), features
 
     def clamp(self, clean: Tensor) -> Tensor:
         """Clamps clean latents `[... c h w]` to what the codec can produce, which keeps a closed loop bounded."""
@@ -66,26 +71,25 @@ class Denoiser(nn.Module):
 
         `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame, the context being shared.
         """
-        features = None
+        features, forecast = None, self.backbone.expect(action, context)
 
-        def given(action: Tensor, context: Any) -> Denoise:
-            expected = self.backbone.expect(action, context)
-
+        def given(action: Tensor, context: Any, forecast: Forecast) -> Denoise:
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
                 nonlocal features
                 x_scaled = self._scaled(x, level)
-                output, features = self.backbone.read(x_scaled, level, target_level, action, context, expected)
-                return self.clamp(self._clean(output, x, level, expected))
+                output, features = self.backbone.read(x_scaled, level, target_level, action, context, forecast)
+                return forecast.residual(self.clamp(self._clean(output, x, level, forecast)))
 
             return denoise
 
-        denoise = given(action, context)
+        denoise = given(action, context, forecast)
         if guidance is not None:
             is_action = guidance.drops == "action"
             less = (null.expand_as(action), context) if is_action else (action, self.backbone.start(len(action)))
-            denoise = guidance(denoise, given(*less))
+            residual_of = forecast if forecast.spread is not None else self.backbone.expect(*less)
+            denoise = guidance(denoise, given(*less, residual_of))
         shape = (action.shape[0], *self.backbone.config.latent_shape)
-        return self.clamp(sampler(denoise, self.process, shape, noise)), features
+        return self.clamp(forecast.latent(sampler(denoise, self.process, shape, noise))), features
 
     def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context):
         """Returns the context with one more frame, noised to `level [b]` and labelled so."""
@@ -95,6 +99,8 @@ class Denoiser(nn.Module):
         """Returns the network's input: the only place where x is scaled, for every process and prediction."""
         return expand(unit_variance(self.process, level), x) * x
 
-    def _clean(self, output: Tensor, x: Tensor, level: Tensor, expected: Tensor) -> Tensor:
-        change = x - expand(self.process.alpha(level), x) * expected  # the noisy form of clean - expected
-        return expected + to_clean(self.prediction, output, change, level, self.process)
+    def _clean(self, output: Tensor, x: Tensor, level: Tensor, forecast: Forecast) -> Tensor:
+        """Returns the clean latent that an output for a noisy residual means."""
+        mean = forecast.residual(forecast.mean)
+        change = x - expand(self.process.alpha(level), x) * mean  # the noisy form of residual - mean
+        return forecast.latent(mean + to_clean(self.prediction, output, change, level, self.process))

@@ -29,7 +29,7 @@ from worldsim.models.attention import (
     time_angles,
 )
 from worldsim.models.layers import level_features, zero_init
-from worldsim.types import Stream
+from worldsim.types import Forecast, Stream
 
 LEVEL_FEATURES = 32
 
@@ -157,8 +157,17 @@ class Transformer(nn.Module):
     def start_from(self, images: Tensor, latents: Tensor) -> None:
         """Needs to know nothing of what latents look like."""
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes every target frame at once. -> out [b n c h w], features [b n d h w], newest latents [b n c h w]"""
+    def foresee(self, history: Stream, action: Tensor) -> Forecast:
+        """Returns the newest latents [b n c h w] before each of n frames at the history's end."""
+        position = torch.arange(action.shape[1], device=action.device) + history.latents.shape[1] + 1 - action.shape[1]
+        return Forecast(_before(history)[0][:, position])
+
+    def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
+        """Has nothing to learn of what is foreseen."""
+        return clean.new_zeros(clean.shape[:-3])
+
+    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
+        """Computes every target frame at once. -> out [b n c h w], features [b n d h w]"""
         self._check_streams(history, target)
         known = history.latents.shape[1]
         frames, position = _side_by_side(history, target)
@@ -171,8 +180,7 @@ class Transformer(nn.Module):
         x, _ = self._run(range(split), x, modulation, mixes)
         x, modulation = x[:, known:], modulation[:, known:]
         x, _ = self._run(range(split, self.config.depth), x, modulation, mixes)
-        last = frames.last[:, known:]
-        return *self._decode(x, condition[:, known:], last), last
+        return self._decode(x, condition[:, known:], frames.last[:, known:])
 
     def start(self, rows: int) -> Context:
         """Returns the context of rows that have seen no frame yet."""
@@ -194,9 +202,9 @@ class Transformer(nn.Module):
         target_level: Tensor,
         action: Tensor,
         context: Context,
-        expected: Tensor,
+        forecast: Forecast,
     ) -> tuple[Tensor, Tensor]:
-        """Computes one frame after the context, which holds `expected`. -> out [b c h w], features [b d h w]"""
+        """Computes one frame after the context, which holds what is foreseen. -> out [b c h w], features [b d h w]"""
         frames = _one_frame(x, level, target_level, action, context)
         x, condition = self._embed(frames)
         mixes = self._mixes(rings(context))
@@ -204,9 +212,9 @@ class Transformer(nn.Module):
         out, features = self._decode(x, condition, frames.last)
         return out[:, 0], features[:, 0]
 
-    def expect(self, action: Tensor, context: Context) -> Tensor:
+    def expect(self, action: Tensor, context: Context) -> Forecast:
         """Returns the newest past latent [b c h w], zeros where there is none."""
-        return context.last
+        return Forecast(context.last)
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: Context) -> Context:
         """Returns a new context in which the frame x, noised to `level`, is the last; the old one stays as it is."""
@@ -286,12 +294,10 @@ def _side_by_side(history: Stream, target: Stream) -> tuple[_Frames, Tensor]:
     known, wanted = history.latents.shape[1], target.latents.shape[1]
     order = torch.arange(known + 1, device=history.latents.device)
     position = torch.cat([order[:known], order[known + 1 - wanted :]])
-    latents = torch.where(history.valid[:, :, None, None, None], history.latents, 0)
-    before = F.pad(latents, (0, 0, 0, 0, 0, 0, 1, 0))  # before[:, p] is the frame ahead of position p
-    before_level = F.pad(torch.where(history.valid, history.level, 1), (1, 0), value=1)
+    before, before_level = _before(history)
     target_level = torch.zeros_like(target.level) if target.target_level is None else target.target_level
     frames = _Frames(
-        latents=torch.cat([latents, target.latents], dim=1),
+        latents=torch.cat([before[:, 1:], target.latents], dim=1),
         level=torch.cat([history.level, target.level], dim=1),
         target_level=torch.cat([torch.zeros_like(history.level), target_level], dim=1),
         action=torch.cat([history.action, target.action], dim=1),
@@ -299,6 +305,13 @@ def _side_by_side(history: Stream, target: Stream) -> tuple[_Frames, Tensor]:
         last_level=before_level[:, position],
     )
     return frames, position
+
+
+def _before(history: Stream) -> tuple[Tensor, Tensor]:
+    """Returns the frame ahead of each position [b m+1 c h w] and its level [b m+1]; none reads as zeros at level 1."""
+    latents = torch.where(history.valid[:, :, None, None, None], history.latents, 0)
+    level = torch.where(history.valid, history.level, 1)
+    return F.pad(latents, (0, 0, 0, 0, 0, 0, 1, 0)), F.pad(level, (1, 0), value=1)
 
 
 def _one_frame(x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Context) -> _Frames:

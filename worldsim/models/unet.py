@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worldsim.models.layers import ResidualBlock, level_features, zero_init
 from worldsim.models.warp import Warp, WarpConfig
-from worldsim.types import Rows, Stream
+from worldsim.types import Forecast, Rows, Stream, map_rows
 
 LEVEL_FEATURES = 32
 
@@ -77,17 +77,33 @@ class ConvBackbone(nn.Module):
         if self.warp is not None:
             self.warp.start_from(images, latents)
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor, Tensor]:
+    def foresee(self, history: Stream, action: Tensor) -> Forecast:
+        """Returns what is expected of frames with actions `[b n a]` at the history's end; see `types.Backbone`."""
+        n = action.shape[1]
+        forecast = self.expect(rearrange(action, "b n a -> (n b) a"), self._contexts(history, n))
+        return map_rows(lambda x: rearrange(x, "(n b) ... -> b n ...", n=n), forecast)
+
+    def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
+        """Returns how wrong a forecast is about clean latents `[... c h w]`, `[...]`; see `types.Backbone`."""
+        return clean.new_zeros(clean.shape[:-3]) if self.warp is None else self.warp.error(forecast, clean)
+
+    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
         """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
-        n, m = target.latents.shape[1], history.latents.shape[1]
-        contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
-        context = StackContext(*(torch.cat(parts) for parts in zip(*map(_parts, contexts), strict=True)))
+        n = target.latents.shape[1]
+        context = self._contexts(history, n)
         goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
         flat = [rearrange(x, "b n ... -> (n b) ...") for x in (target.latents, target.level, goal)]
         action = rearrange(target.action, "b n a -> (n b) a")
-        expected = self.expect(action, context)
-        out, features = self.read(*flat, action, context, expected)
-        return tuple(rearrange(x, "(n b) ... -> b n ...", n=n) for x in (out, features, expected))
+        forecast = self.foresee(history, target.action) if forecast is None else forecast
+        forecast = map_rows(lambda x: rearrange(x, "b n ... -> (n b) ..."), forecast)
+        out, features = self.read(*flat, action, context, forecast)
+        return tuple(rearrange(x, "(n b) ... -> b n ...", n=n) for x in (out, features))
+
+    def _contexts(self, history: Stream, n: int) -> StackContext:
+        """Returns the contexts of n target frames, one frame after the other `[(n b) ...]`."""
+        m = history.latents.shape[1]
+        contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
+        return StackContext(*(torch.cat(parts) for parts in zip(*map(_parts, contexts), strict=True)))
 
     def _window(self, history: Stream, position: int) -> StackContext:
         """Returns the context of the frame at `position`: the history frames before it, newest first."""
@@ -110,11 +126,11 @@ class ConvBackbone(nn.Module):
             torch.zeros(rows, w, dtype=torch.bool, device=like.device),
         )
 
-    def expect(self, action: Tensor, context: StackContext) -> Tensor:
+    def expect(self, action: Tensor, context: StackContext) -> Forecast:
         """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
         newest = context.latents[:, 0] * context.valid[:, 0, None, None, None]
         if self.warp is None:
-            return newest
+            return Forecast(newest)
         past, facts = _seen(context)
         return self.warp(past, newest, self.condition(self.embed_action(action) + self.embed_past(facts)))
 
@@ -125,11 +141,11 @@ class ConvBackbone(nn.Module):
         target_level: Tensor,
         action: Tensor,
         context: StackContext,
-        expected: Tensor,
+        forecast: Forecast,
     ) -> tuple[Tensor, Tensor]:
         """Returns the output `[b c h w]` and features `[b d h w]` for one frame; see `types.Backbone`."""
         past, facts = _seen(context)
-        seen = (x, past) if self.warp is None else (x, past, expected.to(x.dtype))
+        seen = (x, past) if self.warp is None else (x, past, forecast.mean.to(x.dtype))
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
         condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + self.embed_past(facts))
         h = self.stem(torch.cat(seen, 1)) + self.position

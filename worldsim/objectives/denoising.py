@@ -18,7 +18,7 @@ from worldsim.diffusion.process import add_noise, expand, start
 from worldsim.diffusion.samplers import euler_step
 from worldsim.diffusion.weighting import Uniform
 from worldsim.models.denoiser import HISTORY
-from worldsim.types import Clip, Loss, NoiseProcess, Stream, map_rows
+from worldsim.types import Clip, Forecast, Loss, NoiseProcess, Stream, map_rows
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class DenoisingConfig:
     clean_share: float = 0.3  # clips whose history stays clean
     drop_share: float = 0.1  # clips that lose their oldest history frames, often all
     action_drop: float = 0.05  # target frames that get the null action
+    forecast_share: float = 0.0  # of the training, at its beginning, when nothing but the forecast is learned
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
     resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
@@ -48,12 +49,14 @@ def denoising_loss(
     *,
     shortcuts: bool,
     resample: bool,
+    denoise: bool = True,
     generator: torch.Generator,
 ) -> Loss:
     """Returns the loss on a clip `[b t …]`.
 
     `teacher`, averaged weights, gives the targets of shortcut rows and the frames of resampled histories; `null` is the
-    codec's null action `[a]`. Frames that are not valid count nothing.
+    codec's null action `[a]`. Without `denoise` only the forecast learns, several times as fast. Frames that are not
+    valid count nothing.
     """
     n = config.num_targets
     draw = Draws(clip.latents, generator)
@@ -61,23 +64,28 @@ def denoising_loss(
     history = noisy_history(seen, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
+    forecast = denoiser.backbone.foresee(history, action)
+    guess = (denoiser.backbone.error(forecast, clean) * valid).sum() / valid.sum()
+    if not denoise and guess.requires_grad:  # some backbones have nothing to learn about it
+        return Loss(guess, {"forecast": guess.detach()})
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
     level, target_level = _levels(rows, len(clean), n, denoiser.process, config, draw)
-    noise = draw.normal(clean.shape)
-    target = Stream(add_noise(denoiser.process, clean, noise, level), level, action, valid, target_level)
+    known = map_rows(torch.detach, forecast)
+    noisy = add_noise(denoiser.process, known.residual(clean), draw.normal(clean.shape), level)
+    target = Stream(noisy, level, action, valid, target_level)
     goal = clean
     if rows:
         first = torch.arange(rows, device=clean.device)
-        goal = torch.cat((shortcut_goal(teacher, history.select(first), target.select(first), config), clean[rows:]))
-    output, _, expected = denoiser(history, target)
+        own = shortcut_goal(teacher, history.select(first), target.select(first), known.select(first), config)
+        goal = torch.cat((own, clean[rows:]))
+    output, _ = denoiser(history, target, known)
     error = (output - goal).square().mean((-3, -2, -1))
     weighted = error * config.weight(level, denoiser.process) * valid
-    guess = ((expected - clean).square().mean((-3, -2, -1)) * valid).sum() / valid.sum()
     plain = (error[rows:].detach() * valid[rows:]).sum() / valid[rows:].sum().clamp_min(1)
     total = weighted.sum() / valid.sum()
     return Loss(
-        total + guess if guess.requires_grad else total,  # some backbones have nothing to learn about it
-        {"error": plain, "expected": guess.detach(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
+        total + guess,
+        {"error": plain, "forecast": guess.detach(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
     )
 
 
@@ -107,8 +115,10 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
         history = noisy_history(map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         level = torch.ones_like(frame.reward)
+        forecast = teacher.backbone.foresee(history, frame.action)
         noise = start(teacher.process, draw.normal(frame.latents.shape))
-        sample, *_ = teacher(history, Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level)))
+        target = Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level))
+        sample, _ = teacher(history, target, forecast)
         made = torch.where(expand(frame.valid, sample), teacher.clamp(sample), frame.latents)
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))
@@ -124,7 +134,7 @@ def _levels(rows: int, b: int, n: int, process: NoiseProcess, config: DenoisingC
 
 
 @torch.no_grad()
-def shortcut_goal(teacher, history: Stream, target: Stream, config: DenoisingConfig) -> Tensor:
+def shortcut_goal(teacher, history: Stream, target: Stream, forecast: Forecast, config: DenoisingConfig) -> Tensor:
     """Returns the clean latent whose one step of the full size lands where two half steps do (Frans et al. 2024).
 
     Half of the smallest size is taken as an infinitesimal step (target level = level), which the ordinary rows train.
@@ -134,9 +144,11 @@ def shortcut_goal(teacher, history: Stream, target: Stream, config: DenoisingCon
     half, smallest = size / 2, 0.5**config.shortcut_levels
     for _ in range(2):
         stated = torch.where(size > smallest * 1.01, level - half, level)
-        clean, *_ = teacher(history, Stream(x, level, target.action, target.valid, stated))
-        x, level = euler_step(process, x, teacher.clamp(clean), level, level - half), level - half
-    return teacher.clamp(_clean_between(process, target.latents, x, target.level, target.target_level))
+        clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated), forecast)
+        clean = forecast.residual(teacher.clamp(clean))
+        x, level = euler_step(process, x, clean, level, level - half), level - half
+    clean = _clean_between(process, target.latents, x, target.level, target.target_level)
+    return teacher.clamp(forecast.latent(clean))
 
 
 def _clean_between(process: NoiseProcess, x: Tensor, moved: Tensor, level: Tensor, target_level: Tensor) -> Tensor:

@@ -46,10 +46,11 @@ def outcome_loss(
     last, action = clip.latents[:, -1:], clip.action[:, -1:]
     levels = torch.tensor(LAST_LEVELS, device=last.device)
     level = levels[(draw.uniform(len(last), 1) * len(levels)).long()]
-    noisy = add_noise(denoiser.process, last, draw.normal(last.shape), level)
-    target = Stream(noisy, level, action, clip.valid[:, -1:], torch.zeros_like(level))
     with torch.no_grad():
-        _, features, _ = denoiser(history, target)
+        forecast = denoiser.backbone.foresee(history, action)
+        noisy = add_noise(denoiser.process, forecast.residual(last), draw.normal(last.shape), level)
+        target = Stream(noisy, level, action, clip.valid[:, -1:], torch.zeros_like(level))
+        _, features = denoiser(history, target, forecast)
     distribution = outcome(features[:, 0], action[:, 0])
     known = clip.known[:, -1].float()
     of_reward, of_end = known, known

@@ -169,8 +169,13 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
-        ready = {"shortcuts": progress > SHORTCUTS_FROM, "resample": progress > preset.denoising.resampled_from}
-        return denoising_loss(model, average, clip.to(device), null, preset.denoising, **ready, generator=generator)
+        config = preset.denoising
+        ready = {
+            "denoise": progress >= config.forecast_share,
+            "shortcuts": progress > max(config.forecast_share, SHORTCUTS_FROM),
+            "resample": progress > config.resampled_from,
+        }
+        return denoising_loss(model, average, clip.to(device), null, config, **ready, generator=generator)
 
     def preview(average: nn.Module, step: int) -> None:
         with seeded(run.seed):
