@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -32,10 +33,13 @@ def main(config: DictConfig) -> int:
         raise ValueError(f"expected num_envs=1 with policy=human, found num_envs={config.num_envs}")
     if policy_name != "human":
         find_policy(policy_name)  # a wrong name must not cost the making of games
-    env = _make(config)
+    env, threads = _make(config), torch.get_num_threads()
+    if getattr(env, "world", None) is None:
+        torch.set_num_threads(1)  # a frame is too small for more, which wait for one another where a core is busy
     try:
         _record(config, env, policy_name)
     finally:
+        torch.set_num_threads(threads)
         env.close()
     return 0
 
