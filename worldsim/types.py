@@ -72,6 +72,7 @@ class Stream(Rows):
     action: Tensor  # [b t a]
     valid: Tensor  # [b t] bool; False where there is no frame (before an episode's start, dropped history)
     target_level: Tensor | None = None  # [b t]; where the sampler steps to; None (history) means 0
+    clean: Tensor | None = None  # [b t c h w], the latents before noise; None: they had none
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,10 @@ class Backbone(Protocol):
     # x [b c h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; no context is written.
     # `forecast` is what `expect` says, once a frame: it is the same at all levels
 
-    def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
+    def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any, clean: Tensor | None = None) -> Any: ...
 
-    # one frame enters the history, at the level it really has; returns the new context, leaves the old one intact
+    # one frame enters the history, at the level it really has; returns the new context, leaves the old one intact.
+    # `clean` is the frame before noise (None: it had none), for what moves it rather than reads it
 
 
 class Sampler(Protocol):

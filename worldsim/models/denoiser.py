@@ -93,7 +93,7 @@ class Denoiser(nn.Module):
 
     def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context):
         """Returns the context with one more frame, noised to `level [b]` and labelled so."""
-        return self.backbone.append(add_noise(HISTORY, latent, noise, level), level, action, context)
+        return self.backbone.append(add_noise(HISTORY, latent, noise, level), level, action, context, latent)
 
     def _scaled(self, x: Tensor, level: Tensor) -> Tensor:
         """Returns the network's input: the only place where x is scaled, for every process and prediction."""

@@ -216,7 +216,9 @@ class Transformer(nn.Module):
         """Returns the newest past latent [b c h w], zeros where there is none."""
         return Forecast(context.last)
 
-    def append(self, x: Tensor, level: Tensor, action: Tensor, context: Context) -> Context:
+    def append(
+        self, x: Tensor, level: Tensor, action: Tensor, context: Context, clean: Tensor | None = None
+    ) -> Context:
         """Returns a new context in which the frame x, noised to `level`, is the last; the old one stays as it is."""
         frames = _one_frame(x, level, torch.zeros_like(level), action, context)
         tokens, condition = self._embed(frames)

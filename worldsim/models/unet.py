@@ -45,6 +45,7 @@ class StackContext(Rows):
     level: Tensor  # [b window]
     action: Tensor  # [b window a]
     valid: Tensor  # [b window] bool
+    newest: Tensor | None = None  # [b c h w], the last frame without its noise, for a warp to move
 
 
 class ConvBackbone(nn.Module):
@@ -103,7 +104,7 @@ class ConvBackbone(nn.Module):
         """Returns the contexts of n target frames, one frame after the other `[(n b) ...]`."""
         m = history.latents.shape[1]
         contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
-        return StackContext(*(torch.cat(parts) for parts in zip(*map(_parts, contexts), strict=True)))
+        return map_rows(lambda *parts: torch.cat(parts), *contexts)
 
     def _window(self, history: Stream, position: int) -> StackContext:
         """Returns the context of the frame at `position`: the history frames before it, newest first."""
@@ -114,7 +115,12 @@ class ConvBackbone(nn.Module):
             newest_first = x[:, start:position].flip(1)
             return F.pad(newest_first, (0, 0) * (x.dim() - 2) + (0, missing))
 
-        return StackContext(stack(history.latents), stack(history.level), stack(history.action), stack(history.valid))
+        parts = (stack(x) for x in (history.latents, history.level, history.action, history.valid))
+        newest = None
+        if self.warp is not None:
+            clean = history.latents if history.clean is None else history.clean
+            newest = stack(clean)[:, 0]
+        return StackContext(*parts, newest)
 
     def start(self, rows: int) -> StackContext:
         """Returns an empty history for `rows` rows."""
@@ -124,15 +130,18 @@ class ConvBackbone(nn.Module):
             like.new_zeros(rows, w),
             like.new_zeros(rows, w, self.config.action_width),
             torch.zeros(rows, w, dtype=torch.bool, device=like.device),
+            None if self.warp is None else like.new_zeros(rows, *self.config.latent_shape),
         )
 
     def expect(self, action: Tensor, context: StackContext) -> Forecast:
         """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
-        newest = context.latents[:, 0] * context.valid[:, 0, None, None, None]
+        known = context.valid[:, 0, None, None, None]
         if self.warp is None:
-            return Forecast(newest)
+            return Forecast(context.latents[:, 0] * known)
         past, facts = _seen(context)
-        return self.warp(past, newest, self.condition(self.embed_action(action) + self.embed_past(facts)))
+        return self.warp(
+            past, context.newest * known, self.condition(self.embed_action(action) + self.embed_past(facts))
+        )
 
     def read(
         self,
@@ -154,13 +163,16 @@ class ConvBackbone(nn.Module):
         features = F.silu(self.norm(h))
         return self.head(features), features
 
-    def append(self, x: Tensor, level: Tensor, action: Tensor, context: StackContext) -> StackContext:
+    def append(
+        self, x: Tensor, level: Tensor, action: Tensor, context: StackContext, clean: Tensor | None = None
+    ) -> StackContext:
         """Returns the history with one more frame and the oldest gone."""
         valid = torch.ones_like(context.valid[:, 0])
-        newest = (x, level, action, valid)
-        return StackContext(
-            *(torch.cat((new[:, None], old[:, :-1]), 1) for new, old in zip(newest, _parts(context), strict=True))
+        shifted = (
+            torch.cat((new[:, None], old[:, :-1]), 1)
+            for new, old in zip((x, level, action, valid), _parts(context), strict=True)
         )
+        return StackContext(*shifted, None if self.warp is None else x if clean is None else clean)
 
 
 def _parts(context: StackContext) -> tuple[Tensor, ...]:

@@ -76,7 +76,7 @@ class Warp(nn.Module):
         h = F.silu(self.norm(h))
         flow, spread = F.pixel_shuffle(self.head(h), FLOWS), self.spread(h.detach())
         with torch.autocast(newest.device.type, enabled=False):
-            return Forecast(self.move(newest, flow.to(newest.dtype)), LEAST_SPREAD + spread.to(newest.dtype).exp())
+            return Forecast(self.move(newest, flow.to(newest.dtype)), LEAST_SPREAD + spread.to(newest.dtype).sigmoid())
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
         """Returns the mean's squared error in the picture, `[...]`, 1 for latents that are off by one at random, plus

@@ -99,7 +99,7 @@ def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
     kept = torch.where(draw.uniform(b, 1) < config.drop_share, (draw.uniform(b, 1) * m).floor(), m)
     recent = torch.arange(m, 0, -1, device=level.device) <= kept  # the newest frame has age 1
     noisy = add_noise(HISTORY, latents, draw.normal(latents.shape), level)
-    return Stream(noisy, level, clip.action[:, :-1], valid & recent)
+    return Stream(noisy, level, clip.action[:, :-1], valid & recent, clean=latents)
 
 
 @torch.no_grad()
