@@ -8,7 +8,7 @@ from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosin
 from worldsim.diffusion.samplers import EulerSampler, euler_step
 from worldsim.diffusion.weighting import Ramp
 from worldsim.objectives.denoising import DenoisingConfig, shortcut_goal
-from worldsim.types import Stream
+from worldsim.types import Forecast, Stream
 
 MEAN, SCALE = 0.7, 0.5  # of one-dimensional Gaussian data, for which everything is known
 
@@ -85,7 +85,7 @@ def test_a_sampler_refuses_a_count_that_is_none(steps):
 
 
 class ExactTeacher:
-    """The shortcut model of Gaussian data: clean latents that step exactly along the flow map."""
+    """The shortcut model of Gaussian residuals: clean latents that step exactly along the flow map."""
 
     def __init__(self, process):
         self.process = process
@@ -93,13 +93,16 @@ class ExactTeacher:
     def clamp(self, clean):
         return clean
 
-    def __call__(self, history, target):
+    def __call__(self, history, target, forecast):
         level, goal = (v[..., None, None, None].double() for v in (target.level, target.target_level))
         x, step = target.latents, level - goal
         moved = flow_map(self.process, x, level, goal)
         ratio = self.process.sigma(goal) / self.process.sigma(level)
         exact = (moved - ratio * x) / (self.process.alpha(goal) - ratio * self.process.alpha(level))
-        return torch.where(step > 0, exact, gaussian_clean(self.process, x, level)), None
+        return forecast.latent(torch.where(step > 0, exact, gaussian_clean(self.process, x, level))), None
+
+
+FORECAST = Forecast(torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
 
 
 def shortcut_query(process, level, size):
@@ -113,22 +116,22 @@ def shortcut_query(process, level, size):
 def test_two_exact_half_steps_make_the_exact_whole_step(process, size):
     """Frans et al. 2024: the flow map is the fixed point of the shortcut goal."""
     target = shortcut_query(process, torch.arange(size, 1.01, size, dtype=torch.float64)[None], size)
-    goal = shortcut_goal(ExactTeacher(process), target, target, DenoisingConfig(shortcut_levels=3))
-    expected, _ = ExactTeacher(process)(None, target)
+    goal = shortcut_goal(ExactTeacher(process), target, target, FORECAST, DenoisingConfig(shortcut_levels=3))
+    expected, _ = ExactTeacher(process)(None, target, FORECAST)
     assert (goal - expected).abs().max() < 1e-9
 
 
 @every_process
 def test_the_smallest_step_is_made_of_infinitesimal_ones(process):
     target = shortcut_query(process, torch.tensor([[0.5, 0.75]], dtype=torch.float64), 0.125)
-    goal = shortcut_goal(ExactTeacher(process), target, target, DenoisingConfig(shortcut_levels=3))
-    exact, _ = ExactTeacher(process)(None, target)
-    moved = target.latents
+    goal = shortcut_goal(ExactTeacher(process), target, target, FORECAST, DenoisingConfig(shortcut_levels=3))
+    exact, _ = ExactTeacher(process)(None, target, FORECAST)
+    moved, whole = target.latents, FORECAST.residual(goal)
     for part in (0, 0.0625):
         level = target.level - part
         clean = gaussian_clean(process, moved, level[..., None, None, None])
         moved = euler_step(process, moved, clean, level, level - 0.0625)
-    assert torch.allclose(euler_step(process, target.latents, goal, target.level, target.target_level), moved)
+    assert torch.allclose(euler_step(process, target.latents, whole, target.level, target.target_level), moved)
     assert not torch.allclose(goal, exact, atol=1e-6)
 
 

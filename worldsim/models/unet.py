@@ -45,7 +45,7 @@ class StackContext(Rows):
     level: Tensor  # [b window]
     action: Tensor  # [b window a]
     valid: Tensor  # [b window] bool
-    newest: Tensor | None = None  # [b c h w], the last frame without its noise, for a warp to move
+    newest: Tensor  # [b c h w], the last frame without its noise, for a warp to move
 
 
 class ConvBackbone(nn.Module):
@@ -116,11 +116,8 @@ class ConvBackbone(nn.Module):
             return F.pad(newest_first, (0, 0) * (x.dim() - 2) + (0, missing))
 
         parts = (stack(x) for x in (history.latents, history.level, history.action, history.valid))
-        newest = None
-        if self.warp is not None:
-            clean = history.latents if history.clean is None else history.clean
-            newest = stack(clean)[:, 0]
-        return StackContext(*parts, newest)
+        clean = history.latents if history.clean is None else history.clean
+        return StackContext(*parts, stack(clean)[:, 0])
 
     def start(self, rows: int) -> StackContext:
         """Returns an empty history for `rows` rows."""
@@ -130,7 +127,7 @@ class ConvBackbone(nn.Module):
             like.new_zeros(rows, w),
             like.new_zeros(rows, w, self.config.action_width),
             torch.zeros(rows, w, dtype=torch.bool, device=like.device),
-            None if self.warp is None else like.new_zeros(rows, *self.config.latent_shape),
+            like.new_zeros(rows, *self.config.latent_shape),
         )
 
     def expect(self, action: Tensor, context: StackContext) -> Forecast:
@@ -172,7 +169,7 @@ class ConvBackbone(nn.Module):
             torch.cat((new[:, None], old[:, :-1]), 1)
             for new, old in zip((x, level, action, valid), _parts(context), strict=True)
         )
-        return StackContext(*shifted, None if self.warp is None else x if clean is None else clean)
+        return StackContext(*shifted, x if clean is None else clean)
 
 
 def _parts(context: StackContext) -> tuple[Tensor, ...]:
