@@ -39,9 +39,12 @@ def test_pictures_come_back_from_latents(warp):
 def test_pixels_come_from_where_the_flow_points(warp, x, y):
     picture = scene()
     flow = torch.tensor([x, y], dtype=torch.float64).div(PATCH).view(1, 2, 1, 1).expand(1, 2, 16, 16)
-    moved = warp.picture(warp.move(latents(picture), flow))
+    latent, beyond = warp.move(latents(picture), flow)
+    moved = warp.picture(latent)
     rows, columns = ((torch.arange(32) + by).clamp(0, 31) for by in (y, x))  # beyond the edge: what stands there
     assert (moved - picture[:, :, rows][:, :, :, columns]).abs().max() < 0.05  # what the ridge shrinks
+    away = (torch.arange(32) + x != columns) | (torch.arange(32) + y != rows)[:, None]
+    assert torch.equal(beyond, F.avg_pool2d(away[None, None].double(), PATCH))
 
 
 def test_an_untrained_warp_expects_the_newest_frame_to_the_bit(warp):
@@ -59,7 +62,7 @@ def test_turning_is_learned_from_what_is_seen(warp):
         by = 4 * torch.rand(16, generator=generator) - 2  # pixels
         flow = torch.stack((by / PATCH, torch.zeros(16)), 1)[:, :, None, None].expand(16, 2, 16, 16)
         newest = latents(picture)
-        goal = warp.move(newest, flow)
+        goal, _ = warp.move(newest, flow)
         forecast = warp(newest, newest, by[:, None].expand(16, 4))
         error = (forecast.mean - goal).square().mean()
         optimizer.zero_grad()
@@ -74,7 +77,7 @@ def test_the_finest_detail_outlives_many_steps_between_pixels(warp):
     latent = latents(wave.expand(1, 3, 32, 32))
     half = torch.tensor([0.5 / PATCH, 0], dtype=torch.float64).view(1, 2, 1, 1).expand(1, 2, 16, 16)
     for flow in (half, -half) * 8:
-        latent = warp.move(latent, flow)
+        latent, _ = warp.move(latent, flow)
     middle = slice(8, 24)  # away from the edges, beyond which nothing is known
     assert warp.picture(latent)[..., middle].square().sum() > 0.5 * wave[middle].square().sum() * 3 * 32
 
@@ -91,3 +94,29 @@ def test_the_spread_that_costs_least_is_the_true_one(warp):
 def test_training_leaves_the_linear_maps_alone():
     names = {name for name, _ in moving_backbone().warp.named_parameters()}
     assert not names & {"unfold", "fold", "background"}
+
+
+def test_where_a_forecast_stands_diffusion_has_nothing_to_tell():
+    """Closed positions keep the mean whatever was sampled; in open ones residual and latent undo each other."""
+    mean, latent = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(4))
+    is_open = torch.arange(4).expand(2, 1, 4, 4) >= 2
+    forecast = Forecast(mean, torch.full_like(mean, 0.3), is_open)
+    residual = forecast.residual(latent)
+    assert torch.equal(residual[..., :2], torch.zeros_like(residual[..., :2]))
+    assert torch.allclose(forecast.latent(residual)[..., 2:], latent[..., 2:])
+    assert torch.equal(forecast.latent(torch.ones_like(mean))[..., :2], mean[..., :2])
+
+
+@pytest.mark.parametrize(("by", "columns"), [(0.4, 0), (5, 1), (-13, 2)])
+def test_what_comes_from_beyond_the_edge_is_open(warp, by, columns):
+    """A frame turned by so many pixels is open in the positions that lack more than a column of pixels."""
+    with torch.no_grad():
+        warp.head.bias.view(2, -1)[0] = by / PATCH
+        warp.spread.bias.fill_(-9)
+    newest = latents(scene())
+    seen = warp(newest, newest, torch.ones(1, 4, dtype=torch.float64)).open[0, 0]
+    expected = torch.arange(4) < columns if by < 0 else torch.arange(4) >= 4 - columns
+    assert torch.equal(seen, expected.expand(4, 4))
+    with torch.no_grad():
+        warp.spread.bias.fill_(9)  # and where nothing is known, everywhere
+    assert warp(newest, newest, torch.ones(1, 4, dtype=torch.float64)).open.all()

@@ -147,20 +147,21 @@ class Grid(Protocol):
 class Forecast(Rows):
     """What a backbone knows of the next latents before any noise, and so what is left for diffusion to tell.
 
-    With a spread that is the residual, (latent - mean) / spread (Yang et al. 2022); without, the latent itself, and
-    the mean is what a network that says nothing repeats.
+    With a spread that is the residual, (latent - mean) / spread (Yang et al. 2022), where the frame is open; elsewhere
+    the mean stands. Without, it is the latent itself, and the mean is what a network that says nothing repeats.
     """
 
     mean: Tensor  # [... c h w]: the newest past latent (zeros where there is none), or that moved as the action says
     spread: Tensor | None = None  # [... c h w], above 0
+    open: Tensor | None = None  # bool [... 1 h w], where the mean may be wrong altogether; goes with a spread
 
     def residual(self, latent: Tensor) -> Tensor:
-        """Returns what diffusion is about, for a latent `[... c h w]`."""
-        return latent if self.spread is None else (latent - self.mean) / self.spread
+        """Returns what diffusion is about, for a latent `[... c h w]`; zeros where the mean stands."""
+        return latent if self.spread is None else (latent - self.mean) / self.spread * self.open
 
     def latent(self, residual: Tensor) -> Tensor:
         """Returns the latent of a residual `[... c h w]`."""
-        return residual if self.spread is None else self.mean + self.spread * residual
+        return residual if self.spread is None else self.mean + self.spread * residual * self.open
 
 
 class Backbone(Protocol):

@@ -65,7 +65,8 @@ class ConvBackbone(nn.Module):
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU())
         warp = WarpConfig(config.latent_shape, config.window * c, config.condition_width, config.warp_width)
         self.warp = Warp(warp) if config.warp_width else None
-        self.stem = nn.Conv2d((config.window + 1 + (self.warp is not None)) * c, config.width, 3, padding=1)
+        forecast = c + 1 if config.warp_width else 0  # its mean, and how unsure it is
+        self.stem = nn.Conv2d((config.window + 1) * c + forecast, config.width, 3, padding=1)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
         self.position = nn.Parameter(torch.zeros(config.width, h, w))
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.condition_width) for _ in range(config.depth))
@@ -151,7 +152,9 @@ class ConvBackbone(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns the output `[b c h w]` and features `[b d h w]` for one frame; see `types.Backbone`."""
         past, facts = _seen(context)
-        seen = (x, past) if self.warp is None else (x, past, forecast.mean.to(x.dtype))
+        seen = [x, past]
+        if self.warp is not None:
+            seen += [forecast.mean.to(x.dtype), forecast.spread.mean(1, keepdim=True).to(x.dtype)]
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
         condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + self.embed_past(facts))
         h = self.stem(torch.cat(seen, 1)) + self.position

@@ -20,6 +20,8 @@ from worldsim.types import Forecast
 PATCH = 8  # pixels along the side of a latent's position
 FLOWS = 4  # flow vectors along the same side
 TAPS = 16  # pixels that tell what stands between the middle two
+BEYOND = 1 / 8  # of a position's pixels from beyond the frame's edge: with more, the moved frame tells nothing there
+UNSURE = 0.9  # of unit scale: with a wider spread, neither does it
 LEAST_SPREAD = 0.05  # of unit scale, by which nothing is ever quite sure
 RIDGE = 1e-3  # of the mean variance, where linear maps are fitted
 
@@ -68,15 +70,18 @@ class Warp(nn.Module):
         self.unfold.copy_(_regress(codes, patches))
         self.fold.copy_(_regress(patches, codes))
 
-    def forward(self, past: Tensor, newest: Tensor, condition: Tensor) -> Tensor:
-        """Returns the expected latent from past latents `[b inputs h w]`, the newest `[b c h w]` and `[b d]`."""
+    def forward(self, past: Tensor, newest: Tensor, condition: Tensor) -> Forecast:
+        """Returns what is expected, from past latents `[b inputs h w]`, the newest `[b c h w]` and `[b d]`."""
         h = self.stem(past) + self.position
         for block in self.blocks:
             h = block(h, condition)
         h = F.silu(self.norm(h))
         flow, spread = F.pixel_shuffle(self.head(h), FLOWS), self.spread(h.detach())
         with torch.autocast(newest.device.type, enabled=False):
-            return Forecast(self.move(newest, flow.to(newest.dtype)), LEAST_SPREAD + spread.to(newest.dtype).sigmoid())
+            spread = LEAST_SPREAD + spread.to(newest.dtype).sigmoid()
+            mean, beyond = self.move(newest, flow.to(newest.dtype))
+            unsure = spread.square().mean(1, keepdim=True) > UNSURE**2
+            return Forecast(mean, spread, unsure | (beyond > BEYOND))
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
         """Returns the mean's squared error in the picture, `[...]`, 1 for latents that are off by one at random, plus
@@ -86,10 +91,11 @@ class Warp(nn.Module):
         unlikely = (change.detach() / forecast.spread).square() / 2 + forecast.spread.log()
         return seen.mean((-2, -1)) + unlikely.mean((-3, -2, -1))
 
-    def move(self, latent: Tensor, flow: Tensor) -> Tensor:
-        """Returns the latent `[b c h w]` of the picture whose every pixel comes from `flow` (x, y) beside its place.
+    def move(self, latent: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the latent `[b c h w]` of the picture whose every pixel comes from `flow` (x, y) beside its place,
+        and the share of a position's pixels that come from beyond the picture's edge, `[b 1 h w]`.
 
-        `flow [b 2 h' w']` counts latent positions. What comes from beyond the picture's edge is what stands there.
+        `flow [b 2 h' w']` counts latent positions. What comes from beyond the edge is what stands there.
         """
         picture = self.picture(latent)
         height, width = picture.shape[-2:]
@@ -98,7 +104,9 @@ class Warp(nn.Module):
         grid = torch.stack(((x + flow[:, 0]) * (2 / width) - 1, (y[:, None] + flow[:, 1]) * (2 / height) - 1), -1)
         finer = self.finer_columns.mT.to(picture.dtype) @ picture @ self.finer_rows.to(picture.dtype)
         moved = F.grid_sample(finer, grid, mode="bicubic", padding_mode="border", align_corners=False)
-        return latent + torch.einsum("ck,bkhw->bchw", self.fold.to(latent.dtype), _patches(moved - picture))
+        beyond = (grid.abs() > 1).any(-1, keepdim=True).to(latent.dtype).movedim(-1, 1)
+        change = torch.einsum("ck,bkhw->bchw", self.fold.to(latent.dtype), _patches(moved - picture))
+        return latent + change, F.avg_pool2d(beyond, PATCH)
 
     def picture(self, latent: Tensor) -> Tensor:
         """Returns the picture `[b 3 8h 8w]`, values around [-1, 1], that the linear map makes of a latent."""

@@ -41,7 +41,7 @@ from worldsim.world_model import WorldModel
 
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
-CODEC_SHARE, OUTCOME_SHARE = 0.15, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
+CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
 SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
