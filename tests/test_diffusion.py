@@ -102,7 +102,7 @@ class ExactTeacher:
         return forecast.latent(torch.where(step > 0, exact, gaussian_clean(self.process, x, level))), None
 
 
-FORECAST = Forecast(torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
+FORECAST = Forecast(*torch.tensor([0.3, 0.5], dtype=torch.float64), open=torch.tensor(True))
 
 
 def shortcut_query(process, level, size):
