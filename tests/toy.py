@@ -51,6 +51,9 @@ class ToyBackbone(nn.Module):
     def error(self, forecast: Forecast, clean):
         return clean.new_zeros(clean.shape[:-3])
 
+    def size(self, change):
+        return change.square().mean((-3, -2, -1))
+
     def read(self, x, level, target_level, action, context, forecast):
         h = torch.cat((x.flatten(1), level_features(level, FEATURES)), 1).reshape(
             len(self.weights[0]), -1, 2 + 2 * FEATURES

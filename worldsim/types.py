@@ -188,6 +188,10 @@ class Backbone(Protocol):
 
     # -> how wrong a forecast is about clean latents [... c h w], a loss [...]; zeros where there is nothing to learn
 
+    def size(self, change: Tensor) -> Tensor: ...
+
+    # -> the mean square of a change of latents [... c h w], [...]; where pictures are known, half of it as they show it
+
     def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]: ...
 
     # -> out [b n c h w], features [b n d h w]; `forecast` is what `foresee` says, which is asked for where it is None

@@ -166,6 +166,10 @@ class Transformer(nn.Module):
         """Has nothing to learn of what is foreseen."""
         return clean.new_zeros(clean.shape[:-3])
 
+    def size(self, change: Tensor) -> Tensor:
+        """Returns the mean square of a change of latents `[... c h w]`, `[...]`; see `types.Backbone`."""
+        return change.square().mean((-3, -2, -1))
+
     def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
         """Computes every target frame at once. -> out [b n c h w], features [b n d h w]"""
         self._check_streams(history, target)

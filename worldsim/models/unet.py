@@ -89,6 +89,11 @@ class ConvBackbone(nn.Module):
         """Returns how wrong a forecast is about clean latents `[... c h w]`, `[...]`; see `types.Backbone`."""
         return clean.new_zeros(clean.shape[:-3]) if self.warp is None else self.warp.error(forecast, clean)
 
+    def size(self, change: Tensor) -> Tensor:
+        """Returns the mean square of a change of latents `[... c h w]`, `[...]`; see `types.Backbone`."""
+        square = change.square().mean((-3, -2, -1))
+        return square if self.warp is None else (square + self.warp.seen(change)) / 2
+
     def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
         """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
         n = target.latents.shape[1]

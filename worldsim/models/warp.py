@@ -84,12 +84,17 @@ class Warp(nn.Module):
             return Forecast(mean, spread, unsure | (beyond > BEYOND))
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
-        """Returns the mean's squared error in the picture, `[...]`, 1 for latents that are off by one at random, plus
-        how unlikely a Gaussian of that spread makes the latents `[... c h w]`."""
+        """Returns the mean's squared error in the picture, `[...]`, plus how unlikely a Gaussian of that spread makes
+        the latents `[... c h w]`."""
         change = clean - forecast.mean
-        seen = torch.einsum("kc,...chw->...khw", self.unfold, change).square().sum(-3) / self.unfold.square().sum()
         unlikely = (change.detach() / forecast.spread).square() / 2 + forecast.spread.log()
-        return seen.mean((-2, -1)) + unlikely.mean((-3, -2, -1))
+        return self.seen(change) + unlikely.mean((-3, -2, -1))
+
+    def seen(self, change: Tensor) -> Tensor:
+        """Returns the mean square `[...]` of a change of latents `[... c h w]` in the picture, in units of what latents
+        that are off by one at random make."""
+        pixels = torch.einsum("kc,...chw->...khw", self.unfold, change)
+        return pixels.square().sum(-3).mean((-2, -1)) / self.unfold.square().sum()
 
     def move(self, latent: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the latent `[b c h w]` of the picture whose every pixel comes from `flow` (x, y) beside its place,
