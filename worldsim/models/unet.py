@@ -6,7 +6,7 @@ Leaves out memory beyond its window, down- and upsampling (latents are 8x8 alrea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,7 @@ class StackContext(Rows):
     action: Tensor  # [b window a]
     valid: Tensor  # [b window] bool
     newest: Tensor  # [b c h w], the last frame without its noise, for a warp to move
+    view: Tensor  # [b 4 H W'], what a warp remembers beside that frame; without a warp no rows of pixels
 
 
 class ConvBackbone(nn.Module):
@@ -108,12 +109,22 @@ class ConvBackbone(nn.Module):
 
     def _contexts(self, history: Stream, n: int) -> StackContext:
         """Returns the contexts of n target frames, one frame after the other `[(n b) ...]`."""
-        m = history.latents.shape[1]
-        contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
-        return map_rows(lambda *parts: torch.cat(parts), *contexts)
+        b, m = history.valid.shape
+        first = m - n + 1
+        if self.warp is None:
+            windows = [self._window(history, position) for position in range(first, m + 1)]
+            return map_rows(lambda *parts: torch.cat(parts), *windows)
+        windows = [self._window(history, position) for position in range(m + 1)]
+        with torch.no_grad():  # what is remembered is moved along, frame by frame, but not learned
+            before = map_rows(lambda *parts: torch.cat(parts), *windows[:-1])
+            flows = self._flow(rearrange(history.action, "b n a -> (n b) a"), before)[0].split(b)
+            for position, flow in enumerate(flows):
+                view = self.warp.move(self._view(windows[position]), flow)
+                windows[position + 1] = replace(windows[position + 1], view=view)
+        return map_rows(lambda *parts: torch.cat(parts), *windows[first:])
 
     def _window(self, history: Stream, position: int) -> StackContext:
-        """Returns the context of the frame at `position`: the history frames before it, newest first."""
+        """Returns the context of the frame at `position`, nothing remembered: the frames before it, newest first."""
         start = max(position - self.config.window, 0)
         missing = self.config.window - (position - start)
 
@@ -123,7 +134,10 @@ class ConvBackbone(nn.Module):
 
         parts = (stack(x) for x in (history.latents, history.level, history.action, history.valid))
         clean = history.latents if history.clean is None else history.clean
-        return StackContext(*parts, stack(clean)[:, 0])
+        return StackContext(*parts, stack(clean)[:, 0], self._blank(len(clean)))
+
+    def _blank(self, rows: int) -> Tensor:
+        return self.stem.weight.new_zeros(rows, 4, 0, 0) if self.warp is None else self.warp.blank(rows)
 
     def start(self, rows: int) -> StackContext:
         """Returns an empty history for `rows` rows."""
@@ -134,17 +148,24 @@ class ConvBackbone(nn.Module):
             like.new_zeros(rows, w, self.config.action_width),
             torch.zeros(rows, w, dtype=torch.bool, device=like.device),
             like.new_zeros(rows, *self.config.latent_shape),
+            self._blank(rows),
         )
 
     def expect(self, action: Tensor, context: StackContext) -> Forecast:
         """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
-        known = context.valid[:, 0, None, None, None]
         if self.warp is None:
-            return Forecast(context.latents[:, 0] * known)
+            return Forecast(context.latents[:, 0] * context.valid[:, 0, None, None, None])
+        known = context.valid[:, 0, None, None, None]
+        return self.warp.forecast(context.newest * known, self._view(context), *self._flow(action, context))
+
+    def _flow(self, action: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:
+        """Returns the warp's flow and spread for the frame to which actions `[b a]` lead."""
         past, facts = _seen(context)
-        return self.warp(
-            past, context.newest * known, self.condition(self.embed_action(action) + self.embed_past(facts))
-        )
+        return self.warp(past, self.condition(self.embed_action(action) + self.embed_past(facts)))
+
+    def _view(self, context: StackContext) -> Tensor:
+        known = context.valid[:, 0]
+        return self.warp.view(context.view, context.newest * known[:, None, None, None], known)
 
     def read(
         self,
@@ -177,7 +198,10 @@ class ConvBackbone(nn.Module):
             torch.cat((new[:, None], old[:, :-1]), 1)
             for new, old in zip((x, level, action, valid), _parts(context), strict=True)
         )
-        return StackContext(*shifted, x if clean is None else clean)
+        view = context.view
+        if self.warp is not None:
+            view = self.warp.move(self._view(context), self._flow(action, context)[0])
+        return StackContext(*shifted, x if clean is None else clean, view)
 
 
 def _parts(context: StackContext) -> tuple[Tensor, ...]:

@@ -2,7 +2,8 @@
 
 Here because a turn moves a whole picture, by an amount that differs with angle and place: for a patch's latent that is
 another matrix every time, which convolutions learn slowly and a sampling grid says at once.
-Leaves out older frames and noise: what the flow cannot know is the denoiser's.
+What leaves the frame at its sides is remembered there, and comes back when the view turns back.
+Leaves out noise: what the flow cannot know is the denoiser's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from worldsim.types import Forecast
 PATCH = 8  # pixels along the side of a latent's position
 FLOWS = 4  # flow vectors along the same side
 TAPS = 16  # pixels that tell what stands between the middle two
-BEYOND = 1 / 8  # of a position's pixels from beyond the frame's edge: with more, the moved frame tells nothing there
+MARGIN = 64  # pixels remembered beyond the left and the right edge
+BEYOND = 1 / 8  # of a position's pixels from where nothing was seen: with more, the moved frame tells nothing there
 UNSURE = 0.9  # of unit scale: with a wider spread, neither does it
 LEAST_SPREAD = 0.05  # of unit scale, by which nothing is ever quite sure
 RIDGE = 1e-3  # of the mean variance, where linear maps are fitted
@@ -51,7 +53,7 @@ class Warp(nn.Module):
         self.register_buffer("unfold", torch.zeros(3 * PATCH**2, c))
         self.register_buffer("fold", torch.zeros(c, 3 * PATCH**2))
         self.register_buffer("background", torch.zeros(3, h * PATCH, w * PATCH))
-        self.register_buffer("finer_rows", _finer(w * PATCH), persistent=False)
+        self.register_buffer("finer_rows", _finer(w * PATCH + 2 * MARGIN), persistent=False)
         self.register_buffer("finer_columns", _finer(h * PATCH), persistent=False)
         self.stem = nn.Conv2d(config.inputs, width, 3, padding=1)
         self.position = nn.Parameter(torch.zeros(width, h, w))
@@ -70,18 +72,27 @@ class Warp(nn.Module):
         self.unfold.copy_(_regress(codes, patches))
         self.fold.copy_(_regress(patches, codes))
 
-    def forward(self, past: Tensor, newest: Tensor, condition: Tensor) -> Forecast:
-        """Returns what is expected, from past latents `[b inputs h w]`, the newest `[b c h w]` and `[b d]`."""
+    def forward(self, past: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns flow `[b 2 4h 4w]` and spread `[b c h w]`, float32, from past latents `[b inputs h w]` and `[b d]`.
+
+        The flow (x, y) says how far beside a place its pixel comes from, in latent positions.
+        """
         h = self.stem(past) + self.position
         for block in self.blocks:
             h = block(h, condition)
         h = F.silu(self.norm(h))
         flow, spread = F.pixel_shuffle(self.head(h), FLOWS), self.spread(h.detach())
+        like = self.unfold.dtype
+        return flow.to(like), LEAST_SPREAD + spread.to(like).sigmoid()
+
+    def forecast(self, newest: Tensor, view: Tensor, flow: Tensor, spread: Tensor) -> Forecast:
+        """Returns what is expected of the frame to which the flow moves the newest latent `[b c h w]` in its view."""
         with torch.autocast(newest.device.type, enabled=False):
-            spread = LEAST_SPREAD + spread.to(newest.dtype).sigmoid()
-            mean, beyond = self.move(newest, flow.to(newest.dtype))
+            moved = self.move(view, flow)[..., MARGIN:-MARGIN]
+            change = _patches(moved[:, :3] - view[:, :3, :, MARGIN:-MARGIN])
+            mean = newest + torch.einsum("ck,bkhw->bchw", self.fold.to(newest.dtype), change)
             unsure = spread.square().mean(1, keepdim=True) > UNSURE**2
-            return Forecast(mean, spread, unsure | (beyond > BEYOND))
+            return Forecast(mean, spread, unsure | (F.avg_pool2d(1 - moved[:, 3:], PATCH) > BEYOND))
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
         """Returns the mean's squared error in the picture, `[...]`, plus how unlikely a Gaussian of that spread makes
@@ -96,22 +107,38 @@ class Warp(nn.Module):
         pixels = torch.einsum("kc,...chw->...khw", self.unfold, change)
         return pixels.square().sum(-3).mean((-2, -1)) / self.unfold.square().sum()
 
-    def move(self, latent: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the latent `[b c h w]` of the picture whose every pixel comes from `flow` (x, y) beside its place,
-        and the share of a position's pixels that come from beyond the picture's edge, `[b 1 h w]`.
+    def blank(self, rows: int) -> Tensor:
+        """Returns a view `[rows 4 H W']` of nothing: a frame and its margins in colours, and whether they were seen."""
+        _, height, width = self.background.shape
+        return self.unfold.new_zeros(rows, 4, height, width + 2 * MARGIN)
 
-        `flow [b 2 h' w']` counts latent positions. What comes from beyond the edge is what stands there.
+    def view(self, remembered: Tensor, newest: Tensor, known: Tensor) -> Tensor:
+        """Returns the view `[b 4 H W']` with the newest latent's picture, where that is `known` bool `[b]`, between
+        remembered margins; beyond what was seen stands what stands at the picture's edge."""
+        with torch.autocast(newest.device.type, enabled=False):
+            picture = F.pad(self.picture(newest), (MARGIN, MARGIN, 0, 0), mode="replicate")
+            inside = torch.zeros_like(remembered[:, 3:])
+            inside[..., MARGIN:-MARGIN] = 1
+            old = remembered[:, 3:] * (1 - inside)
+            seen = old + inside * known.to(old.dtype)[:, None, None, None]
+            return torch.cat((torch.where(old > 0, remembered[:, :3], picture), seen), 1)
+
+    def move(self, view: Tensor, flow: Tensor) -> Tensor:
+        """Returns the view `[b 4 H W']` whose every pixel comes from where the flow `[b 2 h' w']` of the frame points.
+
+        The margins move as the frame does at its sides. What comes from beyond the view was not seen.
         """
-        picture = self.picture(latent)
-        height, width = picture.shape[-2:]
-        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False) * PATCH
-        x, y = (torch.arange(n, device=latent.device, dtype=latent.dtype) + 0.25 for n in (width, height))
-        grid = torch.stack(((x + flow[:, 0]) * (2 / width) - 1, (y[:, None] + flow[:, 1]) * (2 / height) - 1), -1)
-        finer = self.finer_columns.mT.to(picture.dtype) @ picture @ self.finer_rows.to(picture.dtype)
-        moved = F.grid_sample(finer, grid, mode="bicubic", padding_mode="border", align_corners=False)
-        beyond = (grid.abs() > 1).any(-1, keepdim=True).to(latent.dtype).movedim(-1, 1)
-        change = torch.einsum("ck,bkhw->bchw", self.fold.to(latent.dtype), _patches(moved - picture))
-        return latent + change, F.avg_pool2d(beyond, PATCH)
+        height, width = view.shape[-2:]
+        flow = F.interpolate(flow, (height, width - 2 * MARGIN), mode="bilinear", align_corners=False) * PATCH
+        flow = F.pad(flow, (MARGIN, MARGIN, 0, 0), mode="replicate")
+        x, y = (torch.arange(n, device=view.device, dtype=view.dtype) for n in (width, height))
+        x, y = x + flow[:, 0], y[:, None] + flow[:, 1]
+        finer = self.finer_columns.mT.to(view.dtype) @ view[:, :3] @ self.finer_rows.to(view.dtype)
+        grid = torch.stack(((x + 0.25) * (2 / width) - 1, (y + 0.25) * (2 / height) - 1), -1)
+        colours = F.grid_sample(finer, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        grid = torch.stack(((x + 0.5) * (2 / width) - 1, (y + 0.5) * (2 / height) - 1), -1)
+        seen = F.grid_sample(view[:, 3:], grid.detach(), mode="nearest", align_corners=False)
+        return torch.cat((colours, seen), 1)
 
     def picture(self, latent: Tensor) -> Tensor:
         """Returns the picture `[b 3 8h 8w]`, values around [-1, 1], that the linear map makes of a latent."""
