@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import WINDOW, conv_backbone, moving_backbone, shake, transformer_backbone
+from tiny_world import WINDOW, conv_backbone, forgetful, moving_backbone, shake, transformer_backbone
 
 from worldsim.types import Stream, map_rows
 
@@ -48,7 +48,7 @@ def test_the_parallel_form_equals_frame_by_frame_over_four_windows(backbone):
         context = backbone.start(2)
         for t in range(1, length + 1):  # target i of n = m stands at position i + 1, after i + 1 history frames
             frame = (history.latents[:, t - 1], history.level[:, t - 1], history.action[:, t - 1])
-            context = backbone.append(*frame, context)
+            context = forgetful(backbone.append(*frame, context))
             query = (target.latents, target.level, target.target_level, target.action)
             told = backbone.expect(target.action[:, t - 1], context)
             out, feature = backbone.read(*(x[:, t - 1] for x in query), context, told)

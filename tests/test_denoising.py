@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import SPACE, conv_backbone, moving_backbone, random_clip, shake, transformer_backbone
+from tiny_world import SPACE, conv_backbone, forgetful, moving_backbone, random_clip, shake, transformer_backbone
 
 from worldsim.actions import ActionCodec
 from worldsim.diffusion.levels import GridLevels, UniformLevels
@@ -164,6 +164,7 @@ def test_clips_and_single_frames_are_denoised_alike(make, process, prediction):
     for index in range(3):
         level = torch.zeros(3)
         context = model.commit(clip.latents[:, index], level, clip.latents[:, index], clip.action[:, index], context)
+        context = forgetful(context)
     seen = []
 
     def sampler(denoise, process, shape, noise):

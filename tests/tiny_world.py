@@ -1,5 +1,7 @@
 """A real world model with tiny, untrained networks; and a tiny recorded data set."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -44,6 +46,11 @@ def moving_backbone(latent_shape=(4, 2, 2), action_width=5):
     shape = (32, 3, 8 * latent_shape[1], 8 * latent_shape[2])
     backbone.start_from(torch.randn(shape, generator=generator), torch.randn((32, *latent_shape), generator=generator))
     return backbone
+
+
+def forgetful(context):
+    """Returns a context whose warp remembers nothing beside the newest frame, as in training."""
+    return replace(context, view=torch.zeros_like(context.view)) if hasattr(context, "view") else context
 
 
 def transformer_backbone(latent_shape=(4, 2, 2), action_width=5):

@@ -6,7 +6,7 @@ Leaves out memory beyond its window, down- and upsampling (latents are 8x8 alrea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -108,20 +108,13 @@ class ConvBackbone(nn.Module):
         return tuple(rearrange(x, "(n b) ... -> b n ...", n=n) for x in (out, features))
 
     def _contexts(self, history: Stream, n: int) -> StackContext:
-        """Returns the contexts of n target frames, one frame after the other `[(n b) ...]`."""
-        b, m = history.valid.shape
-        first = m - n + 1
-        if self.warp is None:
-            windows = [self._window(history, position) for position in range(first, m + 1)]
-            return map_rows(lambda *parts: torch.cat(parts), *windows)
-        windows = [self._window(history, position) for position in range(m + 1)]
-        with torch.no_grad():  # what is remembered is moved along, frame by frame, but not learned
-            before = map_rows(lambda *parts: torch.cat(parts), *windows[:-1])
-            flows = self._flow(rearrange(history.action, "b n a -> (n b) a"), before)[0].split(b)
-            for position, flow in enumerate(flows):
-                view = self.warp.move(self._view(windows[position]), flow)
-                windows[position + 1] = replace(windows[position + 1], view=view)
-        return map_rows(lambda *parts: torch.cat(parts), *windows[first:])
+        """Returns the contexts of n target frames, one frame after the other `[(n b) ...]`; a warp remembers nothing.
+
+        Clips are too short for a view to leave and come back often enough to pay for moving every frame's margins.
+        """
+        m = history.latents.shape[1]
+        contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
+        return map_rows(lambda *parts: torch.cat(parts), *contexts)
 
     def _window(self, history: Stream, position: int) -> StackContext:
         """Returns the context of the frame at `position`, nothing remembered: the frames before it, newest first."""

@@ -22,6 +22,7 @@ PATCH = 8  # pixels along the side of a latent's position
 FLOWS = 4  # flow vectors along the same side
 TAPS = 16  # pixels that tell what stands between the middle two
 MARGIN = 64  # pixels remembered beyond the left and the right edge
+REACH = 16  # pixels of these that one frame may bring back
 BEYOND = 1 / 8  # of a position's pixels from where nothing was seen: with more, the moved frame tells nothing there
 UNSURE = 0.9  # of unit scale: with a wider spread, neither does it
 LEAST_SPREAD = 0.05  # of unit scale, by which nothing is ever quite sure
@@ -88,8 +89,9 @@ class Warp(nn.Module):
     def forecast(self, newest: Tensor, view: Tensor, flow: Tensor, spread: Tensor) -> Forecast:
         """Returns what is expected of the frame to which the flow moves the newest latent `[b c h w]` in its view."""
         with torch.autocast(newest.device.type, enabled=False):
-            moved = self.move(view, flow)[..., MARGIN:-MARGIN]
-            change = _patches(moved[:, :3] - view[:, :3, :, MARGIN:-MARGIN])
+            near = view[..., MARGIN - REACH : REACH - MARGIN]
+            moved = self.move(near, flow)[..., REACH:-REACH]
+            change = _patches(moved[:, :3] - near[:, :3, :, REACH:-REACH])
             mean = newest + torch.einsum("ck,bkhw->bchw", self.fold.to(newest.dtype), change)
             unsure = spread.square().mean(1, keepdim=True) > UNSURE**2
             return Forecast(mean, spread, unsure | (F.avg_pool2d(1 - moved[:, 3:], PATCH) > BEYOND))
@@ -126,14 +128,18 @@ class Warp(nn.Module):
     def move(self, view: Tensor, flow: Tensor) -> Tensor:
         """Returns the view `[b 4 H W']` whose every pixel comes from where the flow `[b 2 h' w']` of the frame points.
 
-        The margins move as the frame does at its sides. What comes from beyond the view was not seen.
+        W' is the frame's width and two margins of up to `MARGIN` pixels, which move as the frame does at its sides.
+        What comes from beyond the view was not seen.
         """
         height, width = view.shape[-2:]
-        flow = F.interpolate(flow, (height, width - 2 * MARGIN), mode="bilinear", align_corners=False) * PATCH
-        flow = F.pad(flow, (MARGIN, MARGIN, 0, 0), mode="replicate")
+        margin = (width - self.background.shape[-1]) // 2
+        flow = F.interpolate(flow, (height, width - 2 * margin), mode="bilinear", align_corners=False) * PATCH
+        flow = F.pad(flow, (margin, margin, 0, 0), mode="replicate")
         x, y = (torch.arange(n, device=view.device, dtype=view.dtype) for n in (width, height))
         x, y = x + flow[:, 0], y[:, None] + flow[:, 1]
-        finer = self.finer_columns.mT.to(view.dtype) @ view[:, :3] @ self.finer_rows.to(view.dtype)
+        cut = MARGIN - margin
+        rows = self.finer_rows[cut : cut + width, 2 * cut : 2 * (cut + width)]
+        finer = self.finer_columns.mT.to(view.dtype) @ (view[:, :3] @ rows.to(view.dtype))
         grid = torch.stack(((x + 0.25) * (2 / width) - 1, (y + 0.25) * (2 / height) - 1), -1)
         colours = F.grid_sample(finer, grid, mode="bicubic", padding_mode="border", align_corners=False)
         grid = torch.stack(((x + 0.5) * (2 / width) - 1, (y + 0.5) * (2 / height) - 1), -1)
