@@ -40,7 +40,7 @@ def conv_backbone(latent_shape=(4, 2, 2), action_width=5):
 def moving_backbone(latent_shape=(4, 2, 2), action_width=5):
     """Returns a convolutional backbone with a warp that knows some pictures."""
     config = ConvBackboneConfig(
-        latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16, warp_width=8
+        latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16, overview_width=8, warp_width=8
     )
     backbone, generator = ConvBackbone(config), torch.Generator().manual_seed(4)
     shape = (32, 3, 8 * latent_shape[1], 8 * latent_shape[2])

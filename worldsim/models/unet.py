@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldsim.models.layers import ResidualBlock, level_features, zero_init
+from worldsim.models.layers import Overview, ResidualBlock, level_features, zero_init
 from worldsim.models.warp import Warp, WarpConfig
 from worldsim.types import Forecast, Rows, Stream, map_rows
 
@@ -30,6 +30,7 @@ class ConvBackboneConfig:
     width: int = 128
     depth: int = 6
     condition_width: int = 256
+    overview_width: int = 0  # of the network that sees all positions at once; 0: each sees its surroundings
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
 
     def __post_init__(self):
@@ -66,10 +67,22 @@ class ConvBackbone(nn.Module):
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU())
         warp = WarpConfig(config.latent_shape, config.window * c, config.condition_width, config.warp_width)
         self.warp = Warp(warp) if config.warp_width else None
+        if self.warp is not None:  # told apart from the rest, which goes on learning when the forecast stands
+            self.warp_action = nn.Linear(config.action_width, config.condition_width)
+            self.warp_past = nn.Linear(config.window * (config.action_width + 2), config.condition_width)
+            self.warp_condition = nn.Sequential(
+                nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU()
+            )
         forecast = c + 1 if config.warp_width else 0  # its mean, and how unsure it is
-        self.stem = nn.Conv2d((config.window + 1) * c + forecast, config.width, 3, padding=1)
+        size = 1 if config.warp_width else 3  # what a warp moved is in place already
+        self.stem = nn.Conv2d((config.window + 1) * c + forecast, config.width, size, padding=size // 2)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
         self.position = nn.Parameter(torch.zeros(config.width, h, w))
+        self.overview = (
+            Overview((config.width, h, w), config.condition_width, config.overview_width)
+            if config.overview_width
+            else None
+        )
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.condition_width) for _ in range(config.depth))
         self.norm = nn.GroupNorm(8, config.width)
         self.head = zero_init(nn.Conv2d(config.width, c, 3, padding=1))
@@ -154,7 +167,7 @@ class ConvBackbone(nn.Module):
     def _flow(self, action: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:
         """Returns the warp's flow and spread for the frame to which actions `[b a]` lead."""
         past, facts = _seen(context)
-        return self.warp(past, self.condition(self.embed_action(action) + self.embed_past(facts)))
+        return self.warp(past, self.warp_condition(self.warp_action(action) + self.warp_past(facts)))
 
     def _view(self, context: StackContext) -> Tensor:
         known = context.valid[:, 0]
@@ -177,6 +190,8 @@ class ConvBackbone(nn.Module):
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
         condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + self.embed_past(facts))
         h = self.stem(torch.cat(seen, 1)) + self.position
+        if self.overview is not None:
+            h = h + self.overview(h, condition)
         for block in self.blocks:
             h = block(h, condition)
         features = F.silu(self.norm(h))

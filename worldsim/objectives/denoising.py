@@ -20,8 +20,6 @@ from worldsim.diffusion.weighting import Uniform
 from worldsim.models.denoiser import HISTORY
 from worldsim.types import Clip, Forecast, Loss, NoiseProcess, Stream, map_rows
 
-LEAST_OPEN = 0.05  # of a frame, that every candidate counts as: where all is known must be trained too
-
 
 @dataclass(frozen=True)
 class DenoisingConfig:
@@ -32,8 +30,8 @@ class DenoisingConfig:
     clean_share: float = 0.3  # clips whose history stays clean
     drop_share: float = 0.1  # clips that lose their oldest history frames, often all
     action_drop: float = 0.05  # target frames that get the null action
-    candidates: int = 1  # clips drawn for one that is denoised: preferred are those where the forecast leaves more open
-    forecast_share: float = 0.0  # of the training, at its beginning, when nothing but the forecast is learned
+    forecast_share: float = 0.0  # of the training, at its beginning, when the forecast is learned alone; then it stands
+    forecast_rows: int = 16  # of the batch, that it learns from then
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
     resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
@@ -63,13 +61,14 @@ def denoising_loss(
     """
     n = config.num_targets
     draw = Draws(clip.latents, generator)
-    if config.candidates > 1:
-        clip = _choose(teacher, clip, config, draw) if denoise else _first(clip, config)
+    if not denoise:
+        clip = map_rows(lambda x: x[: config.forecast_rows], clip)
     seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
     history = noisy_history(seen, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
-    forecast = denoiser.backbone.foresee(history, action)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not (denoise and config.forecast_share)):
+        forecast = denoiser.backbone.foresee(history, action)
     guess = (denoiser.backbone.error(forecast, clean) * valid).sum() / valid.sum()
     if not denoise and guess.requires_grad:  # some backbones have nothing to learn about it
         return Loss(guess, {"forecast": guess.detach()})
@@ -92,21 +91,6 @@ def denoising_loss(
         total + guess,
         {"error": plain, "forecast": guess.detach(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
     )
-
-
-@torch.no_grad()
-def _choose(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip:
-    """Returns one in `candidates` of the rows, drawn by how much of their targets is open, and a little besides."""
-    history = noisy_history(clip, config, draw)
-    is_open = teacher.backbone.foresee(history, clip.action[:, -config.num_targets :]).open
-    if is_open is None:
-        return _first(clip, config)
-    weights = is_open.flatten(1).float().mean(1) + LEAST_OPEN
-    return clip.select(draw.chosen(weights, len(weights) // config.candidates))
-
-
-def _first(clip: Clip, config: DenoisingConfig) -> Clip:
-    return map_rows(lambda x: x[: len(x) // config.candidates], clip)
 
 
 def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
@@ -179,7 +163,7 @@ def _clean_between(process: NoiseProcess, x: Tensor, moved: Tensor, level: Tenso
 
 
 class Draws:
-    """Uniform and normal numbers, and choices, on a tensor's device from one generator."""
+    """Uniform and normal numbers on a tensor's device from one generator."""
 
     def __init__(self, like: Tensor, generator: torch.Generator):
         self._device, self._generator = like.device, generator
@@ -189,7 +173,3 @@ class Draws:
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self._generator, device=self._device)
-
-    def chosen(self, weights: Tensor, count: int) -> Tensor:
-        """Returns `count` different indices, each likely as its weight says, in order."""
-        return torch.multinomial(weights, count, generator=self._generator).sort().values

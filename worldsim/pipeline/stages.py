@@ -184,7 +184,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
         _write_sheet(run, "dynamics", dream_along(world, run.store, _preview_episode(run)), step)
 
     def batch(step: int) -> Clip:
-        return clip_batch(latents, codec, sampler.windows(step, sizes.batch * preset.denoising.candidates), length)
+        return clip_batch(latents, codec, sampler.windows(step, sizes.batch), length)
 
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("dynamics", model, batch, objective, per_step, sizes.learning_rate, preview)
