@@ -31,6 +31,7 @@ class DenoisingConfig:
     drop_share: float = 0.1  # clips that lose their oldest history frames, often all
     action_drop: float = 0.05  # target frames that get the null action
     forecast_share: float = 0.0  # of the training, at its beginning, when the forecast is learned alone; then it stands
+    reopened: float = 0.0  # share of positions where the forecast does not stand although it might
     forecast_rows: int = 16  # of the batch, that it learns from then
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
@@ -74,7 +75,7 @@ def denoising_loss(
         return Loss(guess, {"forecast": guess.detach()})
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
     level, target_level = _levels(rows, len(clean), n, denoiser.process, config, draw)
-    known = map_rows(torch.detach, forecast)
+    known = _reopened(map_rows(torch.detach, forecast), config, draw)
     noisy = add_noise(denoiser.process, known.residual(clean), draw.normal(clean.shape), level)
     target = Stream(noisy, level, action, valid, target_level)
     goal = clean
@@ -91,6 +92,13 @@ def denoising_loss(
         total + guess,
         {"error": plain, "forecast": guess.detach(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
     )
+
+
+def _reopened(forecast: Forecast, config: DenoisingConfig, draw) -> Forecast:
+    """Returns the forecast with positions opened by chance, so that what has been moved for long can be mended."""
+    if forecast.open is None or not config.reopened:
+        return forecast
+    return replace(forecast, open=forecast.open | (draw.uniform(*forecast.open.shape) < config.reopened))
 
 
 def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
