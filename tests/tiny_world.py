@@ -37,14 +37,21 @@ def conv_backbone(latent_shape=(4, 2, 2), action_width=5):
     )
 
 
-def moving_backbone(latent_shape=(4, 2, 2), action_width=5):
+def moving_backbone(latent_shape=(4, 2, 2), action_width=5, **more):
     """Returns a convolutional backbone with a warp that knows some pictures."""
     config = ConvBackboneConfig(
-        latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16, overview_width=8, warp_width=8
+        latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16, warp_width=8, **more
     )
     backbone, generator = ConvBackbone(config), torch.Generator().manual_seed(4)
     shape = (32, 3, 8 * latent_shape[1], 8 * latent_shape[2])
     backbone.start_from(torch.randn(shape, generator=generator), torch.randn((32, *latent_shape), generator=generator))
+    return backbone
+
+
+def recalling_backbone(latent_shape=(4, 2, 2), action_width=5):
+    """Returns a backbone with a warp and six keyframes."""
+    backbone = moving_backbone(latent_shape, action_width, keyframes=6, reopened=0.5)
+    backbone.remember(torch.randn((6, *latent_shape), generator=torch.Generator().manual_seed(5)))
     return backbone
 
 

@@ -31,7 +31,7 @@ class ToyConfig:
 class ToyBackbone(nn.Module):
     """`count` MLPs; the rows of a batch belong to them in equal, consecutive parts."""
 
-    config, feature_width = ToyConfig(), WIDTH
+    config, feature_width, num_keyframes = ToyConfig(), WIDTH, 0
 
     def __init__(self, count: int, generator: torch.Generator):
         super().__init__()
@@ -45,7 +45,7 @@ class ToyBackbone(nn.Module):
         out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None, None)
         return out[:, None], features[:, None]
 
-    def foresee(self, history: Stream, action):
+    def foresee(self, history: Stream, action, chance=None):
         return self.expect(action, None)
 
     def error(self, forecast: Forecast, clean):
@@ -63,7 +63,7 @@ class ToyBackbone(nn.Module):
         out = torch.baddbmm(self.biases[-1], h, self.weights[-1])
         return out.reshape(x.shape), h.reshape(len(x), WIDTH, 1, 1)
 
-    def expect(self, action, context):
+    def expect(self, action, context, chance=None):
         return Forecast(torch.zeros(()))
 
     def part(self, index: int) -> "ToyBackbone":

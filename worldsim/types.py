@@ -175,14 +175,16 @@ class Backbone(Protocol):
 
     config: Any
     feature_width: int
+    num_keyframes: int  # that `remember` wants the latents of, [n c h w], after `start_from`; 0 where there is no such
 
     def start_from(self, images: Tensor, latents: Tensor) -> None: ...
 
     # before training: what latents [n c h w] look like, as images [n 3 H W] in [-1, 1]; most need not know
 
-    def foresee(self, history: Stream, action: Tensor) -> Forecast: ...
+    def foresee(self, history: Stream, action: Tensor, chance: Tensor | None = None) -> Forecast: ...
 
-    # -> of the target frames, [b n c h w], given their actions [b n a]
+    # -> of the target frames, [b n c h w], given their actions [b n a]; chance, uniform in [0, 1), [b n 1 h w], opens
+    # some positions and has all that is open told by keyframes, where the backbone has any
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor: ...
 
@@ -198,7 +200,7 @@ class Backbone(Protocol):
 
     def start(self, rows: int) -> Any: ...  # an empty context (a dataclass of tensors, rows first)
 
-    def expect(self, action: Tensor, context: Any) -> Forecast: ...
+    def expect(self, action: Tensor, context: Any, chance: Tensor | None = None) -> Forecast: ...
 
     # -> of the next frame, [b c h w]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from worldsim.diffusion.guidance import Guidance
@@ -19,6 +20,10 @@ from worldsim.types import Backbone, Denoise, Forecast, Noise, NoiseProcess, Sam
 
 HISTORY = RectifiedFlow()
 """How context is noised, whatever the process: its level is the share of noise (conditioning augmentation)."""
+
+
+CHANCE = 1 << 20
+"""Index of the noise that opens positions of a forecast; no sampler takes so many steps."""
 
 
 class Denoiser(nn.Module):
@@ -71,7 +76,9 @@ class Denoiser(nn.Module):
 
         `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame, the context being shared.
         """
-        features, forecast = None, self.backbone.expect(action, context)
+        shape = (action.shape[0], *self.backbone.config.latent_shape)
+        chance = torch.special.ndtr(noise(CHANCE)[:, :1]) if self.backbone.num_keyframes else None
+        features, forecast = None, self.backbone.expect(action, context, chance)
 
         def given(action: Tensor, context: Any, forecast: Forecast) -> Denoise:
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
@@ -88,7 +95,6 @@ class Denoiser(nn.Module):
             less = (null.expand_as(action), context) if is_action else (action, self.backbone.start(len(action)))
             residual_of = forecast if forecast.spread is not None else self.backbone.expect(*less)
             denoise = guidance(denoise, given(*less, residual_of))
-        shape = (action.shape[0], *self.backbone.config.latent_shape)
         return self.clamp(forecast.latent(sampler(denoise, self.process, shape, noise))), features
 
     def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context):

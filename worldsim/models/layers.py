@@ -40,37 +40,6 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(y))
 
 
-class Overview(nn.Module):
-    """A fully connected residual network over all positions at once, a few channels of each.
-
-    Its weights are used once a frame, not once a position: at equal cost it holds as many more, and what it
-    is for takes many: to know a place again by a part of it, and what stands beside.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int], condition_width: int, width: int, channels: int = 16, depth: int = 3
-    ):
-        super().__init__()
-        _, h, w = shape
-        self.squeeze = nn.Conv2d(shape[0], channels, 1)
-        self.first = nn.Linear(channels * h * w + condition_width, width)
-        self.layers = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), zero_init(nn.Linear(width, width)))
-            for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.last = nn.Linear(width, channels * h * w)
-        self.expand = zero_init(nn.Conv2d(channels, shape[0], 1))
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Maps `x [b width h w]`, condition `[b condition_width]` to a change `[b width h w]`."""
-        few = self.squeeze(x)
-        y = self.first(torch.cat((few.flatten(1), condition), -1))
-        for layer in self.layers:
-            y = y + layer(y)
-        return self.expand(F.silu(self.last(F.silu(self.norm(y)))).view_as(few))
-
-
 def level_features(level: Tensor, count: int = 16) -> Tensor:
     """Returns Fourier features `[... 2 count]` of levels in [0, 1], a quarter to `count / 4` periods, in float32."""
     frequencies = torch.arange(1, count + 1, device=level.device, dtype=torch.float32) * (math.pi / 2)

@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldsim.models.layers import Overview, ResidualBlock, level_features, zero_init
+from worldsim.models.layers import ResidualBlock, level_features, zero_init
+from worldsim.models.recall import Recall
 from worldsim.models.warp import Warp, WarpConfig
 from worldsim.types import Forecast, Rows, Stream, map_rows
 
 LEVEL_FEATURES = 32
+SEEN = 2  # pixels along the side of a position, by which keyframes are compared
+RECALLED = 1.0  # of unit scale: how far what is recalled may be from what is there
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,15 @@ class ConvBackboneConfig:
     width: int = 128
     depth: int = 6
     condition_width: int = 256
-    overview_width: int = 0  # of the network that sees all positions at once; 0: each sees its surroundings
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
+    keyframes: int = 0  # of the recordings, that tell what stands where the moved frame does not
+    reopened: float = 0.125  # share of positions where they tell it although the moved frame might
 
     def __post_init__(self):
         if self.window < 1:
             raise ValueError(f"expected a window of at least 1 past frame, found {self.window}")
+        if self.keyframes and not self.warp_width:
+            raise ValueError(f"expected a warp_width above 0 beside keyframes={self.keyframes}, found 0")
 
 
 @dataclass(frozen=True)
@@ -74,15 +80,12 @@ class ConvBackbone(nn.Module):
                 nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU()
             )
         forecast = c + 1 if config.warp_width else 0  # its mean, and how unsure it is
+        self.num_keyframes = config.keyframes
+        self.recall = Recall(config.latent_shape, config.keyframes, 3 * SEEN**2) if config.keyframes else None
         size = 1 if config.warp_width else 3  # what a warp moved is in place already
         self.stem = nn.Conv2d((config.window + 1) * c + forecast, config.width, size, padding=size // 2)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
         self.position = nn.Parameter(torch.zeros(config.width, h, w))
-        self.overview = (
-            Overview((config.width, h, w), config.condition_width, config.overview_width)
-            if config.overview_width
-            else None
-        )
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.condition_width) for _ in range(config.depth))
         self.norm = nn.GroupNorm(8, config.width)
         self.head = zero_init(nn.Conv2d(config.width, c, 3, padding=1))
@@ -93,10 +96,15 @@ class ConvBackbone(nn.Module):
         if self.warp is not None:
             self.warp.start_from(images, latents)
 
-    def foresee(self, history: Stream, action: Tensor) -> Forecast:
+    def remember(self, latents: Tensor) -> None:
+        """Stores keyframes' latents `[n c h w]`; `start_from` comes first."""
+        self.recall.start_from(latents, self.warp.look(SEEN))
+
+    def foresee(self, history: Stream, action: Tensor, chance: Tensor | None = None) -> Forecast:
         """Returns what is expected of frames with actions `[b n a]` at the history's end; see `types.Backbone`."""
         n = action.shape[1]
-        forecast = self.expect(rearrange(action, "b n a -> (n b) a"), self._contexts(history, n))
+        chance = None if chance is None else rearrange(chance, "b n ... -> (n b) ...")
+        forecast = self.expect(rearrange(action, "b n a -> (n b) a"), self._contexts(history, n), chance)
         return map_rows(lambda x: rearrange(x, "(n b) ... -> b n ...", n=n), forecast)
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
@@ -157,12 +165,17 @@ class ConvBackbone(nn.Module):
             self._blank(rows),
         )
 
-    def expect(self, action: Tensor, context: StackContext) -> Forecast:
+    def expect(self, action: Tensor, context: StackContext, chance: Tensor | None = None) -> Forecast:
         """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
         if self.warp is None:
             return Forecast(context.latents[:, 0] * context.valid[:, 0, None, None, None])
         known = context.valid[:, 0, None, None, None]
-        return self.warp.forecast(context.newest * known, self._view(context), *self._flow(action, context))
+        forecast = self.warp.forecast(context.newest * known, self._view(context), *self._flow(action, context))
+        if self.recall is None or chance is None:
+            return forecast
+        is_open = forecast.open | (chance < self.config.reopened)
+        mean = torch.where(is_open, self.recall(forecast.mean, ~is_open), forecast.mean)
+        return Forecast(mean, torch.where(is_open, RECALLED, forecast.spread), is_open)
 
     def _flow(self, action: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:
         """Returns the warp's flow and spread for the frame to which actions `[b a]` lead."""
@@ -190,8 +203,6 @@ class ConvBackbone(nn.Module):
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
         condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + self.embed_past(facts))
         h = self.stem(torch.cat(seen, 1)) + self.position
-        if self.overview is not None:
-            h = h + self.overview(h, condition)
         for block in self.blocks:
             h = block(h, condition)
         features = F.silu(self.norm(h))

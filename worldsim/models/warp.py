@@ -146,6 +146,11 @@ class Warp(nn.Module):
         seen = F.grid_sample(view[:, 3:], grid.detach(), mode="nearest", align_corners=False)
         return torch.cat((colours, seen), 1)
 
+    def look(self, pixels: int) -> Tensor:
+        """Returns the linear map `[k c]` from a position's latent to its picture of `pixels` a side."""
+        patches = rearrange(self.unfold, "(d y x) c -> c d y x", y=PATCH, x=PATCH)
+        return F.adaptive_avg_pool2d(patches, pixels).flatten(1).mT
+
     def picture(self, latent: Tensor) -> Tensor:
         """Returns the picture `[b 3 8h 8w]`, values around [-1, 1], that the linear map makes of a latent."""
         patches = torch.einsum("kc,bchw->bkhw", self.unfold.to(latent.dtype), latent)

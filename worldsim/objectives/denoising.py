@@ -31,7 +31,6 @@ class DenoisingConfig:
     drop_share: float = 0.1  # clips that lose their oldest history frames, often all
     action_drop: float = 0.05  # target frames that get the null action
     forecast_share: float = 0.0  # of the training, at its beginning, when the forecast is learned alone; then it stands
-    reopened: float = 0.0  # share of positions where the forecast does not stand although it might
     forecast_rows: int = 16  # of the batch, that it learns from then
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
@@ -69,13 +68,13 @@ def denoising_loss(
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
     with torch.set_grad_enabled(torch.is_grad_enabled() and not (denoise and config.forecast_share)):
-        forecast = denoiser.backbone.foresee(history, action)
+        forecast = foresee(denoiser, history, action, draw) if denoise else denoiser.backbone.foresee(history, action)
     guess = (denoiser.backbone.error(forecast, clean) * valid).sum() / valid.sum()
     if not denoise and guess.requires_grad:  # some backbones have nothing to learn about it
         return Loss(guess, {"forecast": guess.detach()})
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
     level, target_level = _levels(rows, len(clean), n, denoiser.process, config, draw)
-    known = _reopened(map_rows(torch.detach, forecast), config, draw)
+    known = map_rows(torch.detach, forecast)
     noisy = add_noise(denoiser.process, known.residual(clean), draw.normal(clean.shape), level)
     target = Stream(noisy, level, action, valid, target_level)
     goal = clean
@@ -94,11 +93,11 @@ def denoising_loss(
     )
 
 
-def _reopened(forecast: Forecast, config: DenoisingConfig, draw) -> Forecast:
-    """Returns the forecast with positions opened by chance, so that what has been moved for long can be mended."""
-    if forecast.open is None or not config.reopened:
-        return forecast
-    return replace(forecast, open=forecast.open | (draw.uniform(*forecast.open.shape) < config.reopened))
+def foresee(denoiser, history: Stream, action: Tensor, draw) -> Forecast:
+    """Returns what the backbone expects of frames with actions `[b n a]`, opened by chance as in a dream."""
+    shape = (*action.shape[:2], 1, *history.latents.shape[-2:])
+    chance = draw.uniform(*shape) if denoiser.backbone.num_keyframes else None
+    return denoiser.backbone.foresee(history, action, chance)
 
 
 def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
@@ -127,7 +126,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
         history = noisy_history(map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         level = torch.ones_like(frame.reward)
-        forecast = teacher.backbone.foresee(history, frame.action)
+        forecast = foresee(teacher, history, frame.action, draw)
         noise = start(teacher.process, draw.normal(frame.latents.shape))
         target = Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level))
         sample, _ = teacher(history, target, forecast)

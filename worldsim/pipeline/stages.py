@@ -11,7 +11,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,22 @@ def encode(run: Run, autoencoder: nn.Module) -> LatentStore:
     return latents
 
 
+def _parts(run: Run, backbone: nn.Module) -> tuple[list[int], list[int]]:
+    """Returns the training episodes whose frames are remembered and those learned from.
+
+    Every other one where there are keyframes: what is learned from must be recalled from elsewhere, as in a dream.
+    """
+    episodes = run.training_episodes
+    return (episodes[::2], episodes[1::2] or episodes) if backbone.num_keyframes else ([], episodes)
+
+
+def _keyframes(run: Run, latents: LatentStore, episodes: Sequence[int], count: int) -> torch.Tensor:
+    """Returns the latents `[n c h w]` of n frames, about `count`, evenly spread over episodes."""
+    stride = max(1, sum(run.store.records[i].total_steps + 1 for i in episodes) // count)
+    frames = [latents.latents(i, 0, run.store.records[i].total_steps + 1)[::stride] for i in episodes]
+    return torch.cat(frames)
+
+
 def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> Denoiser:
     """Trains the denoiser, ordinary and shortcut rows in the same batches."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
@@ -165,8 +181,11 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
         )
     frames = _statistics_frames(run)
     backbone.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
+    remembered, learned = _parts(run, backbone)
+    if backbone.num_keyframes:
+        backbone.remember(_keyframes(run, latents, remembered, backbone.num_keyframes))
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
-    null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
+    null, sampler = codec.null.to(device), WindowSampler(run.store, learned, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
         config = preset.denoising
@@ -198,7 +217,7 @@ def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> Outcome
     sizes = preset.outcome
     with seeded(run.seed + 2):
         model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
-    sampler = EventSampler(run.store, run.training_episodes, preset.clip_length, run.seed + 2)
+    sampler = EventSampler(run.store, _parts(run, denoiser.backbone)[1], preset.clip_length, run.seed + 2)
     rarity = Rarity(sampler.common, *sampler.shares)
 
     def objective(model, average, clip, progress, generator):
