@@ -175,7 +175,7 @@ class Backbone(Protocol):
 
     config: Any
     feature_width: int
-    num_keyframes: int  # that `remember` wants the latents of, [n c h w], after `start_from`; 0 where there is no such
+    num_keyframes: int  # about how many frames, uint8 [n H W 3], `remember` wants before training; most want 0
 
     def start_from(self, images: Tensor, latents: Tensor) -> None: ...
 

@@ -7,70 +7,75 @@ Leaves out an index: some ten thousand keyframes are compared in one product.
 
 from __future__ import annotations
 
+import math
+
+import imageio.v3 as iio
+import numpy as np
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-RANK = 512  # numbers that a keyframe is stored by, a byte each
-FITTED = 8000  # keyframes that the components are fitted to
-UNKNOWN = 0.02  # weight of what is not known in a comparison, where all is unknown the nearest to the mean
+from worldsim import pixels
+
+QUALITY = 75  # of WebP: 0.4 kB a frame of Doom, 35 dB, 0.85 of its fine detail
+UNKNOWN = 0.02  # weight of what is not known in a comparison: with all unknown, what stands there decides
 
 
 class Recall(nn.Module):
-    """A bank of keyframes' latents, and the one that fits best what is known of a frame.
+    """A bank of keyframes, and the one that fits best what is known of a frame.
 
-    Principal components and bytes hold it; `start_from` fills it. What is compared are small pictures, of which the
-    linear map `look [k c]` makes k numbers for each position.
+    They are kept and saved as one WebP sheet, which `start_from` and loading decode. What is compared are small
+    pictures of frames, of `size (h, w)` pixels.
     """
 
-    def __init__(self, latent_shape: tuple[int, int, int], keyframes: int, numbers: int):
+    def __init__(self, frame_size: tuple[int, int], size: tuple[int, int]):
         super().__init__()
-        self.latent_shape, size = latent_shape, latent_shape[0] * latent_shape[1] * latent_shape[2]
-        rank = min(RANK, size, keyframes)
-        self.register_buffer("codes", torch.zeros(keyframes, rank, dtype=torch.int8))
-        self.register_buffer("basis", torch.zeros(rank, size))
-        self.register_buffer("centre", torch.zeros(size))
-        self.register_buffer("look", torch.zeros(numbers, latent_shape[0]))
-        # The bank as it is compared, [n k*h*w], and its squared norms by position, [n h*w]; made when first needed.
-        self._seen: tuple[Tensor, Tensor] | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: module._forget())
+        self.frame_size, self.size = frame_size, size
+        self.sheet = torch.zeros(0, dtype=torch.uint8)  # no buffer: averaging copies those at every step
+        self.frames = torch.zeros(0, *frame_size, 3, dtype=torch.uint8)
+        self._seen, self._norms = torch.zeros(0, 3 * size[0] * size[1]), torch.zeros(0, size[0] * size[1])
 
-    def start_from(self, latents: Tensor, look: Tensor) -> None:
-        """Stores latents `[n c h w]`, n at least 1: as many as there is room for, evenly chosen, or some repeatedly."""
-        count, rank = self.codes.shape
-        rows = latents[torch.linspace(0, len(latents) - 1, count).long()].float().flatten(1)
-        fitted = rows[torch.linspace(0, count - 1, min(count, FITTED)).long()]
-        centre = fitted.mean(0)
-        with torch.random.fork_rng(devices=[]):  # the decomposition starts from random vectors
-            torch.manual_seed(0)
-            *_, basis = torch.svd_lowrank(fitted - centre, q=rank, niter=2)
-        codes = (rows - centre) @ basis
-        scale = codes.abs().amax(0).clamp_min(1e-6) / 127
-        self.codes.copy_((codes / scale).round())
-        self.basis.copy_(basis.mT * scale[:, None])
-        self.centre.copy_(centre)
-        self.look.copy_(look)
-        self._forget()
+    def start_from(self, frames: Tensor) -> None:
+        """Stores frames, uint8 `[n H W 3]`, n at least 1."""
+        frames = pixels.resize(frames, *self.frame_size)
+        columns = math.ceil(math.sqrt(len(frames)))
+        rows = math.ceil(len(frames) / columns)
+        tiles = frames[torch.arange(rows * columns).clamp_max(len(frames) - 1)]
+        sheet = rearrange(tiles, "(r c) h w d -> (r h) (c w) d", r=rows).numpy()
+        encoded = iio.imwrite("<bytes>", sheet, extension=".webp", quality=QUALITY)
+        self.set_extra_state(torch.frombuffer(bytearray(encoded), dtype=torch.uint8))
+
+    def get_extra_state(self) -> Tensor:
+        """Returns the sheet's bytes, which are saved beside the weights."""
+        return self.sheet
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes over a sheet's bytes and decodes them."""
+        if torch.equal(state.cpu(), self.sheet):
+            return
+        height, width = self.frame_size
+        sheet = torch.from_numpy(np.array(iio.imread(state.cpu().numpy().tobytes(), extension=".webp")))
+        self.sheet = state.cpu()
+        self.frames = rearrange(sheet, "(r h) (c w) d -> (r c) h w d", h=height, w=width).contiguous()
+        small = torch.cat([self._small(pixels.to_float(part)) for part in self.frames.split(1024)])
+        self._seen, self._norms = small.flatten(1), small.square().sum(1).flatten(1)
 
     @torch.no_grad()
-    def forward(self, latent: Tensor, known: Tensor) -> Tensor:
-        """Returns the keyframe `[b c h w]` nearest to latents `[b c h w]` where they are known, bool `[b 1 h w]`."""
-        seen, norms = self._bank()
-        weight = known.to(seen.dtype).clamp_min(UNKNOWN)
-        query = self._look((latent.to(seen.dtype) * weight).flatten(1))
-        distance = weight.flatten(1) @ norms.mT - 2 * query @ seen.mT
-        nearest = self.codes[distance.argmin(1)].to(seen.dtype)
-        return torch.addmm(self.centre, nearest, self.basis).to(latent.dtype).view_as(latent)
+    def forward(self, picture: Tensor, known: Tensor) -> Tensor:
+        """Returns the keyframe `[b 3 H W]` nearest to a picture `[b 3 H W]`, values around [-1, 1], where it is known.
 
-    def _bank(self) -> tuple[Tensor, Tensor]:
-        if self._seen is None or self._seen[0].device != self.codes.device:
-            codes = self.codes.to(self.basis.dtype)
-            seen = torch.addmm(self._look(self.centre[None]), codes, self._look(self.basis))
-            self._seen = seen, seen.view(len(seen), len(self.look), -1).square().sum(1)
-        return self._seen
+        `known` is bool `[b 1 h' w']`, of any resolution.
+        """
+        self._to(picture.device)
+        weight = F.interpolate(known.float(), self.size).clamp_min(UNKNOWN)
+        query = (weight * self._small(picture.float())).flatten(1)
+        distance = weight.flatten(1) @ self._norms.mT - 2 * query @ self._seen.mT
+        return pixels.to_float(self.frames[distance.argmin(1)]).to(picture.dtype)
 
-    def _look(self, rows: Tensor) -> Tensor:
-        """Returns small pictures `[n k*h*w]` of rows `[n c*h*w]`; linear."""
-        return torch.einsum("kc,nchw->nkhw", self.look, rows.view(-1, *self.latent_shape)).flatten(1)
+    def _small(self, pictures: Tensor) -> Tensor:
+        return F.interpolate(pictures, self.size, mode="area")
 
-    def _forget(self) -> None:
-        self._seen = None
+    def _to(self, device: torch.device) -> None:
+        if self.frames.device != device:
+            self.frames, self._seen, self._norms = (x.to(device) for x in (self.frames, self._seen, self._norms))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worldsim.models.layers import ResidualBlock, level_features, zero_init
 from worldsim.models.recall import Recall
-from worldsim.models.warp import Warp, WarpConfig
+from worldsim.models.warp import PATCH, Warp, WarpConfig
 from worldsim.types import Forecast, Rows, Stream, map_rows
 
 LEVEL_FEATURES = 32
@@ -81,7 +81,7 @@ class ConvBackbone(nn.Module):
             )
         forecast = c + 1 if config.warp_width else 0  # its mean, and how unsure it is
         self.num_keyframes = config.keyframes
-        self.recall = Recall(config.latent_shape, config.keyframes, 3 * SEEN**2) if config.keyframes else None
+        self.recall = Recall((h * PATCH, w * PATCH), (h * SEEN, w * SEEN)) if config.keyframes else None
         size = 1 if config.warp_width else 3  # what a warp moved is in place already
         self.stem = nn.Conv2d((config.window + 1) * c + forecast, config.width, size, padding=size // 2)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
@@ -96,9 +96,9 @@ class ConvBackbone(nn.Module):
         if self.warp is not None:
             self.warp.start_from(images, latents)
 
-    def remember(self, latents: Tensor) -> None:
-        """Stores keyframes' latents `[n c h w]`; `start_from` comes first."""
-        self.recall.start_from(latents, self.warp.look(SEEN))
+    def remember(self, frames: Tensor) -> None:
+        """Stores keyframes, uint8 `[n H W 3]`."""
+        self.recall.start_from(frames)
 
     def foresee(self, history: Stream, action: Tensor, chance: Tensor | None = None) -> Forecast:
         """Returns what is expected of frames with actions `[b n a]` at the history's end; see `types.Backbone`."""
@@ -174,7 +174,8 @@ class ConvBackbone(nn.Module):
         if self.recall is None or chance is None:
             return forecast
         is_open = forecast.open | (chance < self.config.reopened)
-        mean = torch.where(is_open, self.recall(forecast.mean, ~is_open), forecast.mean)
+        recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~is_open))
+        mean = torch.where(is_open, recalled, forecast.mean)
         return Forecast(mean, torch.where(is_open, RECALLED, forecast.spread), is_open)
 
     def _flow(self, action: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:

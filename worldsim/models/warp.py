@@ -91,8 +91,7 @@ class Warp(nn.Module):
         with torch.autocast(newest.device.type, enabled=False):
             near = view[..., MARGIN - REACH : REACH - MARGIN]
             moved = self.move(near, flow)[..., REACH:-REACH]
-            change = _patches(moved[:, :3] - near[:, :3, :, REACH:-REACH])
-            mean = newest + torch.einsum("ck,bkhw->bchw", self.fold.to(newest.dtype), change)
+            mean = newest + self._folded(moved[:, :3] - near[:, :3, :, REACH:-REACH])
             unsure = spread.square().mean(1, keepdim=True) > UNSURE**2
             return Forecast(mean, spread, unsure | (F.avg_pool2d(1 - moved[:, 3:], PATCH) > BEYOND))
 
@@ -146,15 +145,17 @@ class Warp(nn.Module):
         seen = F.grid_sample(view[:, 3:], grid.detach(), mode="nearest", align_corners=False)
         return torch.cat((colours, seen), 1)
 
-    def look(self, pixels: int) -> Tensor:
-        """Returns the linear map `[k c]` from a position's latent to its picture of `pixels` a side."""
-        patches = rearrange(self.unfold, "(d y x) c -> c d y x", y=PATCH, x=PATCH)
-        return F.adaptive_avg_pool2d(patches, pixels).flatten(1).mT
-
     def picture(self, latent: Tensor) -> Tensor:
         """Returns the picture `[b 3 8h 8w]`, values around [-1, 1], that the linear map makes of a latent."""
         patches = torch.einsum("kc,bchw->bkhw", self.unfold.to(latent.dtype), latent)
         return F.pixel_shuffle(patches, PATCH) + self.background.to(latent.dtype)
+
+    def latent(self, picture: Tensor) -> Tensor:
+        """Returns the latent `[b c h w]` that the linear map makes of a picture `[b 3 8h 8w]`."""
+        return self._folded(picture - self.background.to(picture.dtype))
+
+    def _folded(self, change: Tensor) -> Tensor:
+        return torch.einsum("ck,bkhw->bchw", self.fold.to(change.dtype), _patches(change))
 
 
 def _finer(n: int) -> Tensor:

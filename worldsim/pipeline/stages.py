@@ -7,6 +7,7 @@ Leaves out sizes and learning rates, which are presets (`configs/preset`), and m
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
 import subprocess
@@ -161,11 +162,12 @@ def _parts(run: Run, backbone: nn.Module) -> tuple[list[int], list[int]]:
     return (episodes[::2], episodes[1::2] or episodes) if backbone.num_keyframes else ([], episodes)
 
 
-def _keyframes(run: Run, latents: LatentStore, episodes: Sequence[int], count: int) -> torch.Tensor:
-    """Returns the latents `[n c h w]` of n frames, about `count`, evenly spread over episodes."""
-    stride = max(1, sum(run.store.records[i].total_steps + 1 for i in episodes) // count)
-    frames = [latents.latents(i, 0, run.store.records[i].total_steps + 1)[::stride] for i in episodes]
-    return torch.cat(frames)
+def _keyframes(run: Run, episodes: Sequence[int], count: int) -> torch.Tensor:
+    """Returns n frames, uint8 `[n H W 3]`, evenly spread over episodes: all of them, or up to about `count`."""
+    lengths = [run.store.records[i].total_steps + 1 for i in episodes]
+    stride = max(1, math.ceil(sum(lengths) / count))
+    frames = [run.store.observations(i, 0, n)[::stride] for i, n in zip(episodes, lengths, strict=True)]
+    return torch.from_numpy(np.concatenate(frames))
 
 
 def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> Denoiser:
@@ -183,7 +185,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     backbone.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
     remembered, learned = _parts(run, backbone)
     if backbone.num_keyframes:
-        backbone.remember(_keyframes(run, latents, remembered, backbone.num_keyframes))
+        backbone.remember(_keyframes(run, remembered, backbone.num_keyframes))
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
     null, sampler = codec.null.to(device), WindowSampler(run.store, learned, length, run.seed)
 
