@@ -35,7 +35,7 @@ class ConvBackboneConfig:
     condition_width: int = 256
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
     keyframes: int = 0  # of the recordings, that tell what stands where the moved frame does not
-    reopened: float = 0.125  # share of positions where they tell it although the moved frame might
+    reopened: float = 0.25  # share of positions where they take its place, so that nothing is moved for long
 
     def __post_init__(self):
         if self.window < 1:
@@ -173,10 +173,10 @@ class ConvBackbone(nn.Module):
         forecast = self.warp.forecast(context.newest * known, self._view(context), *self._flow(action, context))
         if self.recall is None or chance is None:
             return forecast
-        is_open = forecast.open | (chance < self.config.reopened)
-        recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~is_open))
-        mean = torch.where(is_open, recalled, forecast.mean)
-        return Forecast(mean, torch.where(is_open, RECALLED, forecast.spread), is_open)
+        told = forecast.open | (chance < self.config.reopened)
+        recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~told))
+        mean = torch.where(told, recalled, forecast.mean)
+        return Forecast(mean, torch.where(forecast.open, RECALLED, forecast.spread), forecast.open)
 
     def _flow(self, action: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:
         """Returns the warp's flow and spread for the frame to which actions `[b a]` lead."""

@@ -84,7 +84,7 @@ class Warp(nn.Module):
         h = F.silu(self.norm(h))
         flow, spread = F.pixel_shuffle(self.head(h), FLOWS), self.spread(h.detach())
         like = self.unfold.dtype
-        return flow.to(like), LEAST_SPREAD + spread.to(like).sigmoid()
+        return _smooth(flow.to(like)), LEAST_SPREAD + spread.to(like).sigmoid()
 
     def forecast(self, newest: Tensor, view: Tensor, flow: Tensor, spread: Tensor) -> Forecast:
         """Returns what is expected of the frame to which the flow moves the newest latent `[b c h w]` in its view."""
@@ -169,6 +169,12 @@ def _finer(n: int) -> Tensor:
     rows = F.pad(torch.eye(n)[None], (TAPS // 2 - 1, TAPS // 2), mode="replicate")
     between = F.conv1d(rows[0][:, None], (weights / weights.sum())[None, None])[:, 0]
     return torch.stack((torch.eye(n), between), -1).flatten(-2)
+
+
+def _smooth(flow: Tensor) -> Tensor:
+    """Returns the median of every 3x3 vectors of a flow `[b 2 h w]`: edges stay, strays do not tear beads off them."""
+    near = F.pad(flow, (1, 1, 1, 1), mode="replicate").unfold(2, 3, 1).unfold(3, 3, 1)
+    return near.flatten(4).median(-1).values
 
 
 def _patches(images: Tensor) -> Tensor:
