@@ -167,6 +167,8 @@ class Forecast(Rows):
 class Backbone(Protocol):
     """A network over a history of frames, in two forms that compute the same: whole clips and one frame at a time.
 
+    But for what a warp remembers beside the newest frame, which only the second form builds up.
+
     The history's frames stand before the target's last one: with `m` history frames and `n <= m + 1` target frames,
     target frame i stands at position m - n + 1 + i of the clip and sees history frames strictly before its position
     (as far as the window reaches), its own noisy latent, and its own action. History is never seen by itself in the
@@ -183,8 +185,8 @@ class Backbone(Protocol):
 
     def foresee(self, history: Stream, action: Tensor, chance: Tensor | None = None) -> Forecast: ...
 
-    # -> of the target frames, [b n c h w], given their actions [b n a]; chance, uniform in [0, 1), [b n 1 h w], opens
-    # some positions and has all that is open told by keyframes, where the backbone has any
+    # -> of the target frames, [b n c h w], given their actions [b n a]; where the backbone has keyframes, `chance`,
+    # uniform in [0, 1), [b n 1 h w], has them tell the mean where the forecast is open, and in some places besides
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor: ...
 

@@ -21,9 +21,8 @@ from worldsim.types import Backbone, Denoise, Forecast, Noise, NoiseProcess, Sam
 HISTORY = RectifiedFlow()
 """How context is noised, whatever the process: its level is the share of noise (conditioning augmentation)."""
 
-
 CHANCE = 1 << 20
-"""Index of the noise that opens positions of a forecast; no sampler takes so many steps."""
+"""Index of the noise that decides where keyframes take a forecast's place; no sampler takes so many steps."""
 
 
 class Denoiser(nn.Module):

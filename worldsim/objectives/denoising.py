@@ -94,7 +94,7 @@ def denoising_loss(
 
 
 def foresee(denoiser, history: Stream, action: Tensor, draw) -> Forecast:
-    """Returns what the backbone expects of frames with actions `[b n a]`, opened by chance as in a dream."""
+    """Returns what the backbone expects of frames with actions `[b n a]`, keyframes' part drawn as in a dream."""
     shape = (*action.shape[:2], 1, *history.latents.shape[-2:])
     chance = draw.uniform(*shape) if denoiser.backbone.num_keyframes else None
     return denoiser.backbone.foresee(history, action, chance)
