@@ -20,7 +20,14 @@ from worldsim.diffusion.weighting import EDMWeight, Uniform
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
 from worldsim.models.unet import ConvBackbone
-from worldsim.objectives.denoising import DenoisingConfig, Draws, denoising_loss, noisy_history, resample_history
+from worldsim.objectives.denoising import (
+    DenoisingConfig,
+    Draws,
+    denoising_loss,
+    forecast_loss,
+    noisy_history,
+    resample_history,
+)
 from worldsim.objectives.outcome import outcome_loss
 from worldsim.types import Stream, map_rows
 
@@ -105,31 +112,19 @@ def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_before_it():
     assert torch.equal(own.latents[:, 3:4], model.clamp(model(history, target)[0]))
 
 
-def test_at_first_only_the_forecast_learns_where_there_is_one():
-    clip = random_clip(8, 4, LATENT, CODEC)
-    ways = {"shortcuts": False, "resample": False, "denoise": False, "generator": generator()}
-    for make in (moving_backbone, conv_backbone):
-        model = denoiser(make)
-        denoising_loss(model, model, clip, CODEC.null, DenoisingConfig(), **ways).total.backward()
-        learning = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-        assert ("backbone.head.weight" in learning) == (make is conv_backbone)
-        assert ("backbone.warp.head.weight" in learning) == (make is moving_backbone)
+def learning(model):
+    return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
 
 
-def test_a_forecast_that_learned_alone_stands_when_the_rest_learns():
+def test_what_is_foreseen_is_learned_alone_and_then_stands_while_the_rest_learns():
     model, clip = denoiser(moving_backbone), random_clip(8, 4, LATENT, CODEC)
-    loss(model, clip, DenoisingConfig(forecast_share=0.25), resample=False).total.backward()
-    learning = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert "backbone.head.weight" in learning and not any("warp" in name for name in learning)
-
-
-def test_the_forecast_learns_from_as_many_rows_as_the_preset_says():
-    model, clip = denoiser(moving_backbone), random_clip(8, 4, LATENT, CODEC)
-    ways = {"shortcuts": False, "resample": False, "denoise": False}
-    config = DenoisingConfig(forecast_rows=3, history_level=0, drop_share=0, action_drop=0, clean_share=1)
-    few = map_rows(lambda x: x[:3], clip)
-    losses = [denoising_loss(model, model, c, CODEC.null, config, **ways, generator=generator()) for c in (clip, few)]
-    assert torch.equal(losses[0].total, losses[1].total)
+    forecast_loss(model, clip, CODEC.null, DenoisingConfig(), generator=generator()).total.backward()
+    first = learning(model)
+    assert "backbone.warp.head.weight" in first and all("warp" in name for name in first)
+    model.zero_grad()
+    model.backbone.settle()
+    loss(model, clip, DenoisingConfig(), resample=False).total.backward()
+    assert "backbone.head.weight" in learning(model) and not any("warp" in name for name in learning(model))
 
 
 def test_frames_that_are_not_valid_do_not_change_the_loss():

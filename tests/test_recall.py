@@ -5,14 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_world import SPACE, random_clip, recalling_backbone, tiny_world
+from tiny_world import recalling_backbone, tiny_world
 
 from worldsim import bundle, noise, pixels
-from worldsim.actions import ActionCodec
-from worldsim.models.denoiser import Denoiser
 from worldsim.models.recall import Recall
 from worldsim.models.unet import ConvBackboneConfig
-from worldsim.objectives.denoising import DenoisingConfig, denoising_loss
 
 
 def draw(*shape, seed=0):
@@ -52,7 +49,7 @@ def test_the_nearest_is_found_as_by_comparing_one_by_one(bank):
     query, known = draw(8, 3, 16, 16, seed=3), draw(8, 1, 4, 4, seed=4) > 0
     stored = pixels.to_float(recall.frames)
     apart = F.avg_pool2d(query, 4)[:, None] - F.avg_pool2d(stored, 4)
-    nearest = (apart.square() * known[:, None].float().clamp_min(0.02)).flatten(2).sum(-1).argmin(1)
+    nearest = (apart.square() * known[:, None].float().clamp_min(0.3)).flatten(2).sum(-1).argmin(1)
     assert torch.equal(recall(query, known), stored[nearest])
 
 
@@ -74,30 +71,29 @@ def test_keyframes_need_a_warp():
         ConvBackboneConfig((3, 4, 4), 2, keyframes=5)
 
 
-def test_keyframes_tell_what_the_forecast_leaves_open_and_by_chance_more():
+def test_keyframes_tell_what_the_forecast_leaves_open():
     backbone = recalling_backbone().eval()
+    with torch.no_grad():
+        backbone.warp.head.bias.view(2, -1)[0] = 1 / 2  # half of the right column comes from beyond the edge
     context, action = backbone.start(2), torch.zeros(2, 5)
     for seed in range(3):
         context = backbone.append(draw(2, 4, 2, 2, seed=seed), torch.zeros(2), action, context)
-    plain = backbone.expect(action, context)
-    chance = torch.tensor([0.1, 0.9]).expand(2, 1, 2, 2)
-    told = backbone.expect(action, context, chance)
-    by_keyframe = plain.open | (chance < 0.5)
-    recalled = backbone.warp.latent(backbone.recall(backbone.warp.picture(plain.mean), ~by_keyframe))
-    assert torch.equal(told.open, plain.open)
-    assert torch.equal(told.mean, torch.where(by_keyframe, recalled, plain.mean))
+    plain, told = backbone.expect(action, context, recall=False), backbone.expect(action, context)
+    recalled = backbone.warp.latent(backbone.recall(backbone.warp.picture(plain.mean), ~plain.open))
+    assert plain.open[:, 0].tolist() == [[[False, True]] * 2] * 2 and torch.equal(told.open, plain.open)
+    assert torch.equal(told.mean, torch.where(plain.open, recalled, plain.mean))
 
 
-def test_training_and_dreams_open_by_chance_but_the_warp_learns_without():
-    codec = ActionCodec(SPACE)
-    model = Denoiser(recalling_backbone(action_width=codec.width), torch.tensor([-9.0, 9.0]).view(2, 1, 1, 1))
-    clip, generator = random_clip(8, 4, (4, 2, 2), codec), torch.Generator().manual_seed(0)
-    seen, backbone, expect = [], model.backbone, model.backbone.expect
-    backbone.expect = lambda action, context, chance=None: seen.append(chance) or expect(action, context, chance)
-    ways = {"shortcuts": False, "resample": False, "generator": generator}
-    denoising_loss(model, model, clip, codec.null, DenoisingConfig(), **ways)
-    denoising_loss(model, model, clip, codec.null, DenoisingConfig(), denoise=False, **ways)
-    assert seen[0].shape == (8, 1, 2, 2) and seen[1] is None
+def test_a_keyframe_takes_the_place_of_what_was_only_moved_for_long():
+    backbone = recalling_backbone().eval()  # at a freshness below a half
+    context, action = backbone.start(1), torch.zeros(1, 5)
+    taken = []
+    for step in range(6):
+        frame = backbone.expect(action, context).mean
+        taken.append(not torch.equal(frame, backbone.expect(action, context, recall=False).mean))
+        frame = draw(1, 4, 2, 2) if step == 0 else frame  # the game's
+        context = backbone.append(frame, torch.zeros(1), action, context)
+    assert taken == [True, False, False, True, False, False]  # at first nothing is known
 
 
 def test_a_world_with_keyframes_is_the_same_after_saving_and_row_by_row(tmp_path):
@@ -112,7 +108,7 @@ def test_a_world_with_keyframes_is_the_same_after_saving_and_row_by_row(tmp_path
             state, _ = model.step(state, action)
         frames.append(state.latent)
     assert torch.equal(frames[0], frames[1]) and torch.equal(frames[0], frames[2])
-    assert not torch.equal(frames[0][0], frames[0][1])  # other chance, other positions
+    assert not torch.equal(frames[0][0], frames[0][1])  # other noise, other frames
     alone = world.initial(torch.tensor([0]), address[1:].clone())
     for _ in range(3):
         alone, _ = world.step(alone, action[1:])

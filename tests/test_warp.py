@@ -29,13 +29,13 @@ def expect(warp, newest, condition, remembered=None):
     """Returns the forecast from a newest latent and what is remembered beside it: at first nothing."""
     known = torch.ones(len(newest), dtype=torch.bool)
     view = warp.view(warp.blank(len(newest)) if remembered is None else remembered, newest, known)
-    return warp.forecast(newest, view, *warp(newest, condition))
+    return warp.forecast(newest, view, *warp(newest, condition))[0]
 
 
 def moved_by(warp, latent, flow):
     """Returns the forecast of a frame to which a known flow leads."""
     view = warp.view(warp.blank(len(latent)), latent, torch.ones(len(latent), dtype=torch.bool))
-    return warp.forecast(latent, view, flow, torch.full_like(latent, 0.1))
+    return warp.forecast(latent, view, flow, torch.full_like(latent, 0.1))[0]
 
 
 def scene(rows=1):
@@ -71,7 +71,8 @@ def test_what_leaves_the_frame_comes_back_when_the_view_turns_back(warp):
             warp.spread.bias.fill_(-9)
         forecast = expect(warp, latent, condition, remembered)
         view = warp.view(remembered, latent, torch.ones(1, dtype=torch.bool))
-        latent, remembered = forecast.mean, warp.move(view, warp(latent, condition)[0])
+        remembered = warp.remember(latent, view, warp(latent, condition)[0], forecast.mean)
+        latent = forecast.mean
         assert forecast.open.any() == (by > 0)
     assert (warp.picture(latent) - scene()).abs().max() < 0.1
 

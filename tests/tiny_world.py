@@ -50,7 +50,7 @@ def moving_backbone(latent_shape=(4, 2, 2), action_width=5, **more):
 
 def recalling_backbone(latent_shape=(4, 2, 2), action_width=5):
     """Returns a backbone with a warp and six keyframes."""
-    backbone = moving_backbone(latent_shape, action_width, keyframes=6, reopened=0.5)
+    backbone = moving_backbone(latent_shape, action_width, keyframes=6, renewed=0.5)
     shape = (6, 8 * latent_shape[1], 8 * latent_shape[2], 3)
     backbone.remember(torch.randint(256, shape, generator=torch.Generator().manual_seed(5), dtype=torch.uint8))
     return backbone

@@ -45,7 +45,7 @@ class ToyBackbone(nn.Module):
         out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None, None)
         return out[:, None], features[:, None]
 
-    def foresee(self, history: Stream, action, chance=None):
+    def foresee(self, history: Stream, action, recall=True):
         return self.expect(action, None)
 
     def error(self, forecast: Forecast, clean):
@@ -63,7 +63,7 @@ class ToyBackbone(nn.Module):
         out = torch.baddbmm(self.biases[-1], h, self.weights[-1])
         return out.reshape(x.shape), h.reshape(len(x), WIDTH, 1, 1)
 
-    def expect(self, action, context, chance=None):
+    def expect(self, action, context, recall=True):
         return Forecast(torch.zeros(()))
 
     def part(self, index: int) -> "ToyBackbone":

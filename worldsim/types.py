@@ -183,10 +183,10 @@ class Backbone(Protocol):
 
     # before training: what latents [n c h w] look like, as images [n 3 H W] in [-1, 1]; most need not know
 
-    def foresee(self, history: Stream, action: Tensor, chance: Tensor | None = None) -> Forecast: ...
+    def foresee(self, history: Stream, action: Tensor, recall: bool = True) -> Forecast: ...
 
-    # -> of the target frames, [b n c h w], given their actions [b n a]; where the backbone has keyframes, `chance`,
-    # uniform in [0, 1), [b n 1 h w], has them tell the mean where the forecast is open, and in some places besides
+    # -> of the target frames, [b n c h w], given their actions [b n a]; where the backbone has keyframes, they tell the
+    # mean of what is open, and of frames that have been moved too often; not without `recall`
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor: ...
 
@@ -202,7 +202,7 @@ class Backbone(Protocol):
 
     def start(self, rows: int) -> Any: ...  # an empty context (a dataclass of tensors, rows first)
 
-    def expect(self, action: Tensor, context: Any, chance: Tensor | None = None) -> Forecast: ...
+    def expect(self, action: Tensor, context: Any, recall: bool = True) -> Forecast: ...
 
     # -> of the next frame, [b c h w]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from worldsim.diffusion.guidance import Guidance
@@ -20,9 +19,6 @@ from worldsim.types import Backbone, Denoise, Forecast, Noise, NoiseProcess, Sam
 
 HISTORY = RectifiedFlow()
 """How context is noised, whatever the process: its level is the share of noise (conditioning augmentation)."""
-
-CHANCE = 1 << 20
-"""Index of the noise that decides where keyframes take a forecast's place; no sampler takes so many steps."""
 
 
 class Denoiser(nn.Module):
@@ -76,8 +72,7 @@ class Denoiser(nn.Module):
         `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame, the context being shared.
         """
         shape = (action.shape[0], *self.backbone.config.latent_shape)
-        chance = torch.special.ndtr(noise(CHANCE)[:, :1]) if self.backbone.num_keyframes else None
-        features, forecast = None, self.backbone.expect(action, context, chance)
+        features, forecast = None, self.backbone.expect(action, context)
 
         def given(action: Tensor, context: Any, forecast: Forecast) -> Denoise:
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from worldsim import pixels
 
 QUALITY = 75  # of WebP: 0.4 kB a frame of Doom, 35 dB, 0.85 of its fine detail
-UNKNOWN = 0.02  # weight of what is not known in a comparison: with all unknown, what stands there decides
+UNKNOWN = 0.3  # weight in a comparison of what is not known, but guessed: what stands at the edge goes on
 
 
 class Recall(nn.Module):

@@ -157,7 +157,7 @@ class Transformer(nn.Module):
     def start_from(self, images: Tensor, latents: Tensor) -> None:
         """Needs to know nothing of what latents look like."""
 
-    def foresee(self, history: Stream, action: Tensor, chance: Tensor | None = None) -> Forecast:
+    def foresee(self, history: Stream, action: Tensor, recall: bool = True) -> Forecast:
         """Returns the newest latents [b n c h w] before each of n frames at the history's end."""
         position = torch.arange(action.shape[1], device=action.device) + history.latents.shape[1] + 1 - action.shape[1]
         return Forecast(_before(history)[0][:, position])
@@ -216,7 +216,7 @@ class Transformer(nn.Module):
         out, features = self._decode(x, condition, frames.last)
         return out[:, 0], features[:, 0]
 
-    def expect(self, action: Tensor, context: Context, chance: Tensor | None = None) -> Forecast:
+    def expect(self, action: Tensor, context: Context, recall: bool = True) -> Forecast:
         """Returns the newest past latent [b c h w], zeros where there is none."""
         return Forecast(context.last)
 

@@ -20,7 +20,7 @@ from worldsim.types import Forecast, Rows, Stream, map_rows
 
 LEVEL_FEATURES = 32
 SEEN = 2  # pixels along the side of a position, by which keyframes are compared
-RECALLED = 1.0  # of unit scale: how far what is recalled may be from what is there
+RECALLED = 0.5  # of unit scale: how far what is recalled may be from what is there
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ConvBackboneConfig:
     condition_width: int = 256
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
     keyframes: int = 0  # of the recordings, that tell what stands where the moved frame does not
-    reopened: float = 0.25  # share of positions where they take its place, so that nothing is moved for long
+    renewed: float = 0.3  # mean freshness below which one takes its place as a whole, so that nothing is moved for long
 
     def __post_init__(self):
         if self.window < 1:
@@ -100,11 +100,15 @@ class ConvBackbone(nn.Module):
         """Stores keyframes, uint8 `[n H W 3]`."""
         self.recall.start_from(frames)
 
-    def foresee(self, history: Stream, action: Tensor, chance: Tensor | None = None) -> Forecast:
+    def settle(self) -> None:
+        """Ends the warp's learning: what it expects stands while the rest learns."""
+        for module in (self.warp, self.warp_action, self.warp_past, self.warp_condition):
+            module.requires_grad_(False)
+
+    def foresee(self, history: Stream, action: Tensor, recall: bool = True) -> Forecast:
         """Returns what is expected of frames with actions `[b n a]` at the history's end; see `types.Backbone`."""
         n = action.shape[1]
-        chance = None if chance is None else rearrange(chance, "b n ... -> (n b) ...")
-        forecast = self.expect(rearrange(action, "b n a -> (n b) a"), self._contexts(history, n), chance)
+        forecast = self.expect(rearrange(action, "b n a -> (n b) a"), self._contexts(history, n), recall)
         return map_rows(lambda x: rearrange(x, "(n b) ... -> b n ...", n=n), forecast)
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
@@ -165,18 +169,18 @@ class ConvBackbone(nn.Module):
             self._blank(rows),
         )
 
-    def expect(self, action: Tensor, context: StackContext, chance: Tensor | None = None) -> Forecast:
+    def expect(self, action: Tensor, context: StackContext, recall: bool = True) -> Forecast:
         """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
         if self.warp is None:
             return Forecast(context.latents[:, 0] * context.valid[:, 0, None, None, None])
         known = context.valid[:, 0, None, None, None]
-        forecast = self.warp.forecast(context.newest * known, self._view(context), *self._flow(action, context))
-        if self.recall is None or chance is None:
+        forecast, fresh = self.warp.forecast(context.newest * known, self._view(context), *self._flow(action, context))
+        if self.recall is None or not recall:
             return forecast
-        told = forecast.open | (chance < self.config.reopened)
-        recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~told))
-        mean = torch.where(told, recalled, forecast.mean)
-        return Forecast(mean, torch.where(forecast.open, RECALLED, forecast.spread), forecast.open)
+        worn = fresh.mean((-2, -1), keepdim=True) < self.config.renewed
+        recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~forecast.open))
+        mean = torch.where(worn | forecast.open, recalled, forecast.mean)
+        return Forecast(mean, torch.where(forecast.open, RECALLED, forecast.spread), forecast.open & ~worn)
 
     def _flow(self, action: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:
         """Returns the warp's flow and spread for the frame to which actions `[b a]` lead."""
@@ -218,10 +222,11 @@ class ConvBackbone(nn.Module):
             torch.cat((new[:, None], old[:, :-1]), 1)
             for new, old in zip((x, level, action, valid), _parts(context), strict=True)
         )
-        view = context.view
+        clean, view = x if clean is None else clean, context.view
         if self.warp is not None:
-            view = self.warp.move(self._view(context), self._flow(action, context)[0])
-        return StackContext(*shifted, x if clean is None else clean, view)
+            newest = context.newest * context.valid[:, 0, None, None, None]
+            view = self.warp.remember(newest, self._view(context), self._flow(action, context)[0], clean)
+        return StackContext(*shifted, clean, view)
 
 
 def _parts(context: StackContext) -> tuple[Tensor, ...]:

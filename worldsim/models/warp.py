@@ -24,6 +24,9 @@ TAPS = 16  # pixels that tell what stands between the middle two
 MARGIN = 64  # pixels remembered beyond the left and the right edge
 REACH = 16  # pixels of these that one frame may bring back
 BEYOND = 1 / 8  # of a position's pixels from where nothing was seen: with more, the moved frame tells nothing there
+WORN = 1 / 2  # of its freshness that a pixel keeps when it is moved
+OLDEST = 2.0**-16  # freshness that is left of whatever was seen
+STOOD = 1e-3  # of unit scale, up to which a latent is still the one that was moved
 UNSURE = 0.9  # of unit scale: with a wider spread, neither does it
 LEAST_SPREAD = 0.05  # of unit scale, by which nothing is ever quite sure
 RIDGE = 1e-3  # of the mean variance, where linear maps are fitted
@@ -86,14 +89,16 @@ class Warp(nn.Module):
         like = self.unfold.dtype
         return _smooth(flow.to(like)), LEAST_SPREAD + spread.to(like).sigmoid()
 
-    def forecast(self, newest: Tensor, view: Tensor, flow: Tensor, spread: Tensor) -> Forecast:
-        """Returns what is expected of the frame to which the flow moves the newest latent `[b c h w]` in its view."""
+    def forecast(self, newest: Tensor, view: Tensor, flow: Tensor, spread: Tensor) -> tuple[Forecast, Tensor]:
+        """Returns what is expected of the frame to which the flow moves the newest latent `[b c h w]` in its view, and
+        how fresh what is moved there is, `[b 1 h w]`."""
         with torch.autocast(newest.device.type, enabled=False):
             near = view[..., MARGIN - REACH : REACH - MARGIN]
-            moved = self.move(near, flow)[..., REACH:-REACH]
-            mean = newest + self._folded(moved[:, :3] - near[:, :3, :, REACH:-REACH])
+            before, after = (x[..., REACH:-REACH] for x in (near, self.move(near, flow)))
             unsure = spread.square().mean(1, keepdim=True) > UNSURE**2
-            return Forecast(mean, spread, unsure | (F.avg_pool2d(1 - moved[:, 3:], PATCH) > BEYOND))
+            beyond = F.avg_pool2d((after[:, 3:] == 0).to(after.dtype), PATCH) > BEYOND
+            forecast = Forecast(self._moved(newest, before, after), spread, unsure | beyond)
+            return forecast, F.avg_pool2d(after[:, 3:], PATCH)
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
         """Returns the mean's squared error in the picture, `[...]`, plus how unlikely a Gaussian of that spread makes
@@ -109,7 +114,8 @@ class Warp(nn.Module):
         return pixels.square().sum(-3).mean((-2, -1)) / self.unfold.square().sum()
 
     def blank(self, rows: int) -> Tensor:
-        """Returns a view `[rows 4 H W']` of nothing: a frame and its margins in colours, and whether they were seen."""
+        """Returns a view `[rows 4 H W']` of nothing: a frame and its margins in colours, and how fresh these are: 1 as
+        they were seen, less with every time that they were moved since, and 0 where nothing was seen."""
         _, height, width = self.background.shape
         return self.unfold.new_zeros(rows, 4, height, width + 2 * MARGIN)
 
@@ -118,11 +124,27 @@ class Warp(nn.Module):
         remembered margins; beyond what was seen stands what stands at the picture's edge."""
         with torch.autocast(newest.device.type, enabled=False):
             picture = F.pad(self.picture(newest), (MARGIN, MARGIN, 0, 0), mode="replicate")
-            inside = torch.zeros_like(remembered[:, 3:])
-            inside[..., MARGIN:-MARGIN] = 1
-            old = remembered[:, 3:] * (1 - inside)
-            seen = old + inside * known.to(old.dtype)[:, None, None, None]
-            return torch.cat((torch.where(old > 0, remembered[:, :3], picture), seen), 1)
+            colours, fresh = remembered.split((3, 1), 1)
+            margins = torch.ones_like(fresh)
+            margins[..., MARGIN:-MARGIN] = 0
+            inside = (1 - margins) * known.to(fresh.dtype)[:, None, None, None]
+            colours = torch.where(margins * fresh > 0, colours, picture)
+            return torch.cat((colours, margins * fresh + inside * torch.where(fresh > 0, fresh, 1)), 1)
+
+    def remember(self, newest: Tensor, view: Tensor, flow: Tensor, clean: Tensor) -> Tensor:
+        """Returns what is to be remembered of the newest latent's view when the next is `clean [b c h w]`.
+
+        Where that is what the flow moves there, it is as old as that; else it is fresh.
+        """
+        with torch.autocast(newest.device.type, enabled=False):
+            moved = self.move(view, flow)
+            worn = torch.where(moved[:, 3:] > 0, (moved[:, 3:] * WORN).clamp_min(OLDEST), 0)
+            before, after = (x[..., MARGIN:-MARGIN] for x in (view, moved))
+            change = (clean - self._moved(newest, before, after)).abs().amax(1, keepdim=True)
+            stood = F.interpolate((change < STOOD).to(worn.dtype), scale_factor=PATCH)
+            inside = worn[..., MARGIN:-MARGIN]
+            worn[..., MARGIN:-MARGIN] = torch.where(stood * inside > 0, inside, 1)
+            return torch.cat((moved[:, :3], worn), 1)
 
     def move(self, view: Tensor, flow: Tensor) -> Tensor:
         """Returns the view `[b 4 H W']` whose every pixel comes from where the flow `[b 2 h' w']` of the frame points.
@@ -153,6 +175,9 @@ class Warp(nn.Module):
     def latent(self, picture: Tensor) -> Tensor:
         """Returns the latent `[b c h w]` that the linear map makes of a picture `[b 3 8h 8w]`."""
         return self._folded(picture - self.background.to(picture.dtype))
+
+    def _moved(self, newest: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        return newest + self._folded((after - before)[:, :3])
 
     def _folded(self, change: Tensor) -> Tensor:
         return torch.einsum("ck,bkhw->bchw", self.fold.to(change.dtype), _patches(change))

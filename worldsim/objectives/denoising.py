@@ -30,8 +30,6 @@ class DenoisingConfig:
     clean_share: float = 0.3  # clips whose history stays clean
     drop_share: float = 0.1  # clips that lose their oldest history frames, often all
     action_drop: float = 0.05  # target frames that get the null action
-    forecast_share: float = 0.0  # of the training, at its beginning, when the forecast is learned alone; then it stands
-    forecast_rows: int = 16  # of the batch, that it learns from then
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
     resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
@@ -50,28 +48,21 @@ def denoising_loss(
     *,
     shortcuts: bool,
     resample: bool,
-    denoise: bool = True,
     generator: torch.Generator,
 ) -> Loss:
     """Returns the loss on a clip `[b t …]`.
 
     `teacher`, averaged weights, gives the targets of shortcut rows and the frames of resampled histories; `null` is the
-    codec's null action `[a]`. Without `denoise` only the forecast learns, several times as fast. Frames that are not
-    valid count nothing.
+    codec's null action `[a]`. Frames that are not valid count nothing.
     """
     n = config.num_targets
     draw = Draws(clip.latents, generator)
-    if not denoise:
-        clip = map_rows(lambda x: x[: config.forecast_rows], clip)
     seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
     history = noisy_history(seen, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
-    action = torch.where((draw.uniform(len(clean), n) < config.action_drop)[..., None], null, clip.action[:, -n:])
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not (denoise and config.forecast_share)):
-        forecast = foresee(denoiser, history, action, draw) if denoise else denoiser.backbone.foresee(history, action)
+    action = dropped_actions(clip, null, config, draw)
+    forecast = denoiser.backbone.foresee(history, action)
     guess = (denoiser.backbone.error(forecast, clean) * valid).sum() / valid.sum()
-    if not denoise and guess.requires_grad:  # some backbones have nothing to learn about it
-        return Loss(guess, {"forecast": guess.detach()})
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
     level, target_level = _levels(rows, len(clean), n, denoiser.process, config, draw)
     known = map_rows(torch.detach, forecast)
@@ -93,11 +84,19 @@ def denoising_loss(
     )
 
 
-def foresee(denoiser, history: Stream, action: Tensor, draw) -> Forecast:
-    """Returns what the backbone expects of frames with actions `[b n a]`, keyframes' part drawn as in a dream."""
-    shape = (*action.shape[:2], 1, *history.latents.shape[-2:])
-    chance = draw.uniform(*shape) if denoiser.backbone.num_keyframes else None
-    return denoiser.backbone.foresee(history, action, chance)
+def forecast_loss(denoiser, clip: Clip, null: Tensor, config: DenoisingConfig, *, generator: torch.Generator) -> Loss:
+    """Returns the loss, on a clip `[b t …]`, of what the backbone foresees alone: several times as fast to learn."""
+    draw = Draws(clip.latents, generator)
+    history, action = noisy_history(clip, config, draw), dropped_actions(clip, null, config, draw)
+    clean, valid = (x[:, -config.num_targets :] for x in (clip.latents, clip.valid))
+    error = denoiser.backbone.error(denoiser.backbone.foresee(history, action, recall=False), clean)
+    return Loss((error * valid).sum() / valid.sum(), {})
+
+
+def dropped_actions(clip: Clip, null: Tensor, config: DenoisingConfig, draw) -> Tensor:
+    """Returns the target frames' actions `[b n a]`, some of them replaced by the null one."""
+    action = clip.action[:, -config.num_targets :]
+    return torch.where((draw.uniform(*action.shape[:2]) < config.action_drop)[..., None], null, action)
 
 
 def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
@@ -126,7 +125,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
         history = noisy_history(map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         level = torch.ones_like(frame.reward)
-        forecast = foresee(teacher, history, frame.action, draw)
+        forecast = teacher.backbone.foresee(history, frame.action)
         noise = start(teacher.process, draw.normal(frame.latents.shape))
         target = Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level))
         sample, _ = teacher(history, target, forecast)

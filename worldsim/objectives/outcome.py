@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.data.clips import parts
 from worldsim.diffusion.process import add_noise
 from worldsim.models.outcome import OutcomeDistribution, two_hot
-from worldsim.objectives.denoising import DenoisingConfig, Draws, foresee, noisy_history
+from worldsim.objectives.denoising import DenoisingConfig, Draws, noisy_history
 from worldsim.types import Clip, Loss, Stream
 
 LAST_LEVELS = (1.0, 0.5, 0.25)  # where a sampler of 1, 2 and 4 steps evaluates the network for the last time
@@ -47,7 +47,7 @@ def outcome_loss(
     levels = torch.tensor(LAST_LEVELS, device=last.device)
     level = levels[(draw.uniform(len(last), 1) * len(levels)).long()]
     with torch.no_grad():
-        forecast = foresee(denoiser, history, action, draw)
+        forecast = denoiser.backbone.foresee(history, action)
         noisy = add_noise(denoiser.process, forecast.residual(last), draw.normal(last.shape), level)
         target = Stream(noisy, level, action, clip.valid[:, -1:], torch.zeros_like(level))
         _, features = denoiser(history, target, forecast)

@@ -52,6 +52,7 @@ class Preset:
     dynamics: StageSizes
     outcome: StageSizes
     clip_length: int
+    forecast: StageSizes | None = None  # where what the backbone foresees is learned first, alone, and then stands
     steps: int = 4
     context_level: float = 0.1
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)

@@ -32,7 +32,7 @@ from worldsim.evaluation.sheet import contact_sheet
 from worldsim.models.autoencoder import ConvAutoencoder
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
-from worldsim.objectives.denoising import denoising_loss
+from worldsim.objectives.denoising import denoising_loss, forecast_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
 from worldsim.pipeline.run import Run
@@ -43,6 +43,7 @@ from worldsim.world_model import WorldModel
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
 CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
+FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has a forecast that learns first
 SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
@@ -183,17 +184,19 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
         )
     frames = _statistics_frames(run)
     backbone.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
+    model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
+    if preset.forecast is not None:
+        model.load_state_dict(train_forecast(run, model, latents).state_dict())
+        backbone.settle()
     remembered, learned = _parts(run, backbone)
     if backbone.num_keyframes:
         backbone.remember(_keyframes(run, remembered, backbone.num_keyframes))
-    model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
     null, sampler = codec.null.to(device), WindowSampler(run.store, learned, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
         config = preset.denoising
         ready = {
-            "denoise": progress >= config.forecast_share,
-            "shortcuts": progress > max(config.forecast_share, SHORTCUTS_FROM),
+            "shortcuts": progress > SHORTCUTS_FROM,
             "resample": progress > config.resampled_from,
         }
         return denoising_loss(model, average, clip.to(device), null, config, **ready, generator=generator)
@@ -211,6 +214,23 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     stage = Stage("dynamics", model, batch, objective, per_step, sizes.learning_rate, preview)
     budget = run.spend("dynamics", lambda left: left - OUTCOME_SHARE * 60 * run.minutes)
     return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.torch_device).eval()
+
+
+def train_forecast(run: Run, denoiser: Denoiser, latents: LatentStore) -> nn.Module:
+    """Trains what the denoiser's backbone foresees, alone, and returns the denoiser with averaged weights."""
+    preset, codec, device = run.preset, run.action_codec, run.torch_device
+    null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, preset.clip_length, run.seed)
+
+    def objective(model, average, clip, progress, generator):
+        return forecast_loss(model, clip.to(device), null, preset.denoising, generator=generator)
+
+    def batch(step: int) -> Clip:
+        return clip_batch(latents, codec, sampler.windows(step, preset.forecast.batch), preset.clip_length)
+
+    per_step = preset.forecast.batch * preset.denoising.num_targets
+    stage = Stage("forecast", denoiser, batch, objective, per_step, preset.forecast.learning_rate)
+    budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
+    return train(stage, budget, run.folder / "forecast", run.seed + 3, run.rhythm, device)
 
 
 def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> OutcomeModel:
