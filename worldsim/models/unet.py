@@ -52,7 +52,7 @@ class StackContext(Rows):
     level: Tensor  # [b window]
     action: Tensor  # [b window a]
     valid: Tensor  # [b window] bool
-    newest: Tensor  # [b c h w], the last frame without its noise, for a warp to move
+    newest: Tensor  # [b c h w], the last frame without its noise, for a warp to move; zeros where there is none
     view: Tensor  # [b 4 H W'], what a warp remembers beside that frame; without a warp no rows of pixels
 
 
@@ -150,8 +150,9 @@ class ConvBackbone(nn.Module):
             newest_first = x[:, start:position].flip(1)
             return F.pad(newest_first, (0, 0) * (x.dim() - 2) + (0, missing))
 
-        parts = (stack(x) for x in (history.latents, history.level, history.action, history.valid))
         clean = history.latents if history.clean is None else history.clean
+        clean = clean * history.valid[..., None, None, None]
+        parts = (stack(x) for x in (history.latents, history.level, history.action, history.valid))
         return StackContext(*parts, stack(clean)[:, 0], self._blank(len(clean)))
 
     def _blank(self, rows: int) -> Tensor:
@@ -173,8 +174,7 @@ class ConvBackbone(nn.Module):
         """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
         if self.warp is None:
             return Forecast(context.latents[:, 0] * context.valid[:, 0, None, None, None])
-        known = context.valid[:, 0, None, None, None]
-        forecast, fresh = self.warp.forecast(context.newest * known, self._view(context), *self._flow(action, context))
+        forecast, fresh = self.warp.forecast(context.newest, self._view(context), *self._flow(action, context))
         if self.recall is None or not recall:
             return forecast
         worn = fresh.mean((-2, -1), keepdim=True) < self.config.renewed
@@ -188,8 +188,7 @@ class ConvBackbone(nn.Module):
         return self.warp(past, self.warp_condition(self.warp_action(action) + self.warp_past(facts)))
 
     def _view(self, context: StackContext) -> Tensor:
-        known = context.valid[:, 0]
-        return self.warp.view(context.view, context.newest * known[:, None, None, None], known)
+        return self.warp.view(context.view, context.newest, context.valid[:, 0])
 
     def read(
         self,
@@ -224,8 +223,7 @@ class ConvBackbone(nn.Module):
         )
         clean, view = x if clean is None else clean, context.view
         if self.warp is not None:
-            newest = context.newest * context.valid[:, 0, None, None, None]
-            view = self.warp.remember(newest, self._view(context), self._flow(action, context)[0], clean)
+            view = self.warp.remember(context.newest, self._view(context), self._flow(action, context)[0], clean)
         return StackContext(*shifted, clean, view)
 
 
