@@ -4,11 +4,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import WINDOW, conv_backbone, forgetful, moving_backbone, shake, transformer_backbone
+from tiny_world import (
+    WINDOW,
+    conv_backbone,
+    forgetful,
+    moving_backbone,
+    recalling_backbone,
+    shake,
+    transformer_backbone,
+)
 
 from worldsim.types import Stream, map_rows
 
-BACKBONES = {"conv": conv_backbone, "moving": moving_backbone, "transformer": transformer_backbone}
+BACKBONES = {
+    "conv": conv_backbone,
+    "moving": moving_backbone,
+    "recalling": recalling_backbone,
+    "transformer": transformer_backbone,
+}
 LATENT, ACTIONS = (4, 2, 2), 5
 
 

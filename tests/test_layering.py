@@ -22,7 +22,7 @@ LAYERS = (
     ("types", "messages", "pixels", "noise", "files", "registration", "_checkout", "_pygame"),
     ("diffusion", "actions"),
     ("models", "data", "training"),
-    ("objectives", "distill", "world_model", "bundle"),
+    ("objectives", "world_model", "bundle"),
     ("action_reader", "state_file", "options", "dream", "env", "vector_env", "sb3", "evaluation", "play"),
     ("pipeline",),
     ("cli", "__main__"),

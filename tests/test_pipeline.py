@@ -8,6 +8,8 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_world import SHAPE, record, tiny_world
 
 from worldsim import bundle
@@ -68,6 +70,22 @@ def test_stages_run_one_by_one_and_say_what_they_need(tmp_path):
     assert train_world(run(tmp_path), "bundle").num_prompts == 16
     with pytest.raises(ValueError, match="codec, encode, dynamics, outcome, bundle"):
         train_world(run(tmp_path), "everything")
+
+
+def test_what_is_foreseen_is_learned_first_and_then_stands_through_stops(tmp_path):
+    backbone = partial(TINY.backbone, warp_width=8, keyframes=6)
+    first = run(tmp_path, preset=replace(TINY, backbone=backbone, forecast=SIZES))
+    train_world(first, "codec"), train_world(first, "encode"), train_world(first, "dynamics")
+    folder = tmp_path / "run"
+    (folder / "dynamics" / "final.safetensors").unlink()  # stopped in it
+    train_world(first, "dynamics")
+    learned, kept = (load_file(folder / stage / "final.safetensors") for stage in ("forecast", "dynamics"))
+    standing = [name for name in learned if "warp" in name]
+    assert all(torch.equal(learned[name], kept[name]) for name in standing)
+    assert learned["backbone.warp.head.weight"].any() and kept["backbone.head.weight"].any()
+    assert not learned["backbone.head.weight"].any()
+    with pytest.raises(ValueError, match="warp_width above 0"):
+        replace(TINY, forecast=SIZES)
 
 
 def test_a_run_is_resumed_only_with_what_it_was_begun_with(tmp_path):

@@ -36,7 +36,7 @@ def test_keyframes_come_back_as_webp_keeps_them(bank):
     assert error < 0.25 * (pictures - pictures.roll(1, 0)).square().mean().sqrt()
 
 
-def test_what_is_not_known_is_not_compared(bank):
+def test_what_is_not_known_counts_less(bank):
     recall, pictures = bank
     known = torch.arange(2).expand(20, 1, 2, 2) < 1
     garbled = torch.cat((pictures[..., :8], pictures.roll(1, 0)[..., 8:]), -1)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from tiny_world import moving_backbone
 
-from worldsim.models.warp import PATCH, Warp, WarpConfig
+from worldsim.models.warp import MARGIN, OLDEST, PATCH, Warp, WarpConfig
 from worldsim.types import Forecast
 
 SHAPE = (3 * PATCH**2, 4, 4)  # a latent that holds every pixel of a 32x32 picture
@@ -75,6 +75,25 @@ def test_what_leaves_the_frame_comes_back_when_the_view_turns_back(warp):
         latent = forecast.mean
         assert forecast.open.any() == (by > 0)
     assert (warp.picture(latent) - scene()).abs().max() < 0.1
+
+
+def test_what_was_moved_is_half_as_fresh_and_what_was_not_is_new(warp):
+    """The frame stands but in one position; its margins, once seen, fade as far as nothing else tells them."""
+    newest, flow = latents(scene()), torch.zeros(1, 2, 16, 16, dtype=torch.float64)
+    remembered = warp.blank(1)
+    remembered[:, 3, :, -10:] = 1
+    clean = newest.clone()
+    clean[..., 1, 2] += 1
+    for step in range(1, 30):
+        view = warp.view(remembered, newest, torch.ones(1, dtype=torch.bool))
+        remembered = warp.remember(newest, view, flow, clean if step == 1 else newest)
+        fresh = remembered[0, 3, :, MARGIN:-MARGIN]
+        if step == 1:
+            expected = torch.full((4, 4), 0.5, dtype=torch.float64)
+            expected[1, 2] = 1
+            assert torch.equal(fresh, expected.repeat_interleave(PATCH, 0).repeat_interleave(PATCH, 1))
+    assert (fresh == OLDEST).all() and (remembered[0, 3, :, -10:] == OLDEST).all()
+    assert (remembered[0, 3, :, -MARGIN:-10] == 0).all()
 
 
 def test_an_untrained_warp_expects_the_newest_frame(warp):

@@ -151,7 +151,7 @@ class Forecast(Rows):
     the mean stands. Without, it is the latent itself, and the mean is what a network that says nothing repeats.
     """
 
-    mean: Tensor  # [... c h w]: the newest past latent (zeros where there is none), or that moved as the action says
+    mean: Tensor  # [... c h w]: the newest past latent (zeros where there is none), moved as the action says, recalled
     spread: Tensor | None = None  # [... c h w], above 0
     open: Tensor | None = None  # bool [... 1 h w], where the mean may be wrong altogether; goes with a spread
 

@@ -148,7 +148,7 @@ class WorldModel:
         """Returns how unsure the frame is to which `action` led, `[b]`: the price is one network evaluation.
 
         It is the distance (root mean square, latents have unit scale) between the frame's latent and what a single
-        evaluation makes of other noise.
+        evaluation makes of other noise; 0 where the frame was recalled as a whole.
         """
         shape = tuple(after.latent.shape[1:])
         again = noise.normal(after.address, shape, noise.AGAIN)

@@ -1,4 +1,4 @@
-"""Keyframes of the recordings: what stands where a frame cannot be told from the ones before, as it was once seen.
+"""Keyframes of the recordings: what stands where past frames do not tell, or told too long ago, as it was once seen.
 
 Here because a game's places are many and their number of pictures small: to store some is quicker than to learn all
 (retrieval-augmented diffusion, Blattmann et al. 2022). The denoiser mends how they fit.
@@ -63,9 +63,9 @@ class Recall(nn.Module):
 
     @torch.no_grad()
     def forward(self, picture: Tensor, known: Tensor) -> Tensor:
-        """Returns the keyframe `[b 3 H W]` nearest to a picture `[b 3 H W]`, values around [-1, 1], where it is known.
+        """Returns the keyframe `[b 3 H W]` nearest to a picture `[b 3 H W]`, values around [-1, 1].
 
-        `known` is bool `[b 1 h' w']`, of any resolution.
+        Where it is not `known`, bool `[b 1 h' w']` of any resolution, it counts less.
         """
         self._to(picture.device)
         weight = F.interpolate(known.float(), self.size).clamp_min(UNKNOWN)

@@ -34,7 +34,7 @@ class ConvBackboneConfig:
     depth: int = 6
     condition_width: int = 256
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
-    keyframes: int = 0  # of the recordings, that tell what stands where the moved frame does not
+    keyframes: int = 0  # of the recordings, that tell what stands where the moved frame tells nothing
     renewed: float = 0.3  # mean freshness below which one takes its place as a whole, so that nothing is moved for long
 
     def __post_init__(self):
@@ -135,7 +135,8 @@ class ConvBackbone(nn.Module):
     def _contexts(self, history: Stream, n: int) -> StackContext:
         """Returns the contexts of n target frames, one frame after the other `[(n b) ...]`; a warp remembers nothing.
 
-        Clips are too short for a view to leave and come back often enough to pay for moving every frame's margins.
+        Clips are too short for a view to leave and come back often enough to pay for moving every frame's margins. All
+        their frames are fresh: that a keyframe takes a whole frame's place is not seen in training.
         """
         m = history.latents.shape[1]
         contexts = [self._window(history, m - n + 1 + i) for i in range(n)]
@@ -171,14 +172,18 @@ class ConvBackbone(nn.Module):
         )
 
     def expect(self, action: Tensor, context: StackContext, recall: bool = True) -> Forecast:
-        """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`."""
+        """Returns the newest past latent `[b c h w]`, moved as the action and the past say; see `types.Backbone`.
+
+        Of a frame that was moved too often before, nothing is open: the keyframe in its place is a frame of the game.
+        """
         if self.warp is None:
             return Forecast(context.latents[:, 0] * context.valid[:, 0, None, None, None])
         forecast, fresh = self.warp.forecast(context.newest, self._view(context), *self._flow(action, context))
         if self.recall is None or not recall:
             return forecast
-        worn = fresh.mean((-2, -1), keepdim=True) < self.config.renewed
-        recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~forecast.open))
+        worn = (fresh.mean((-2, -1), keepdim=True) < self.config.renewed) & context.valid[:, 0, None, None, None]
+        with torch.autocast(action.device.type, enabled=False):
+            recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~forecast.open))
         mean = torch.where(worn | forecast.open, recalled, forecast.mean)
         return Forecast(mean, torch.where(forecast.open, RECALLED, forecast.spread), forecast.open & ~worn)
 

@@ -110,12 +110,13 @@ class Warp(nn.Module):
     def seen(self, change: Tensor) -> Tensor:
         """Returns the mean square `[...]` of a change of latents `[... c h w]` in the picture, in units of what latents
         that are off by one at random make."""
-        pixels = torch.einsum("kc,...chw->...khw", self.unfold, change)
+        with torch.autocast(change.device.type, enabled=False):
+            pixels = torch.einsum("kc,...chw->...khw", self.unfold, change)
         return pixels.square().sum(-3).mean((-2, -1)) / self.unfold.square().sum()
 
     def blank(self, rows: int) -> Tensor:
         """Returns a view `[rows 4 H W']` of nothing: a frame and its margins in colours, and how fresh these are: 1 as
-        they were seen, less with every time that they were moved since, and 0 where nothing was seen."""
+        they were seen, half of that with every step that they were moved since, and 0 where nothing was seen."""
         _, height, width = self.background.shape
         return self.unfold.new_zeros(rows, 4, height, width + 2 * MARGIN)
 
@@ -138,7 +139,7 @@ class Warp(nn.Module):
         """
         with torch.autocast(newest.device.type, enabled=False):
             moved = self.move(view, flow)
-            worn = torch.where(moved[:, 3:] > 0, (moved[:, 3:] * WORN).clamp_min(OLDEST), 0)
+            worn = (moved[:, 3:] * WORN).clamp_min(OLDEST) * (moved[:, 3:] > 0)
             before, after = (x[..., MARGIN:-MARGIN] for x in (view, moved))
             change = (clean - self._moved(newest, before, after)).abs().amax(1, keepdim=True)
             stood = F.interpolate((change < STOOD).to(worn.dtype), scale_factor=PATCH)

@@ -62,6 +62,8 @@ class Preset:
     def __post_init__(self):
         check(self.prediction, self.process)  # before the codec is trained, not after
         check_weight(self.denoising.weight, self.prediction, self.process)
+        if self.forecast is not None and not getattr(self.backbone, "keywords", {}).get("warp_width"):
+            raise ValueError("expected a backbone with a warp_width above 0, whose forecast can learn, found none")
 
 
 @dataclass(frozen=True)

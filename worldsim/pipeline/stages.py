@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -35,15 +30,16 @@ from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.objectives.denoising import denoising_loss, forecast_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
+from worldsim.pipeline.provenance import card, describe_run
 from worldsim.pipeline.run import Run
-from worldsim.training.loop import Stage, precision, train
+from worldsim.training.loop import Stage, train
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
-CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.07  # of the minutes; dynamics gets what codec, encoding and outcome leave
-FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has a forecast that learns first
+CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.07  # of the minutes; dynamics gets what the others leave
+FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has what is foreseen learn first
 SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
@@ -172,7 +168,7 @@ def _keyframes(run: Run, episodes: Sequence[int], count: int) -> torch.Tensor:
 
 
 def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> Denoiser:
-    """Trains the denoiser, ordinary and shortcut rows in the same batches."""
+    """Trains the denoiser, ordinary and shortcut rows in the same batches; what is foreseen may come first."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length = preset.dynamics, preset.clip_length
     with seeded(run.seed + 1):
@@ -195,10 +191,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
 
     def objective(model, average, clip, progress, generator):
         config = preset.denoising
-        ready = {
-            "shortcuts": progress > SHORTCUTS_FROM,
-            "resample": progress > config.resampled_from,
-        }
+        ready = {"shortcuts": progress > SHORTCUTS_FROM, "resample": progress > config.resampled_from}
         return denoising_loss(model, average, clip.to(device), null, config, **ready, generator=generator)
 
     def preview(average: nn.Module, step: int) -> None:
@@ -283,43 +276,6 @@ def prompt_clips(run: Run, latents: LatentStore) -> Clip:
     chosen = [long_enough[k] for k in np.linspace(0, len(long_enough) - 1, NUM_PROMPTS).round().astype(int)]
     windows = [(i, (run.store.records[i].total_steps - window) * k // NUM_PROMPTS) for k, i in enumerate(chosen)]
     return clip_batch(latents, run.action_codec, windows, window)
-
-
-def describe_run(run: Run) -> dict[str, Any]:
-    """Returns where a world comes from: command, commit, minutes, machine, data."""
-    info, number = run.store.info, "bf16" if precision(run.torch_device) == "bf16" else "float32"
-    return {
-        "preset": run.preset.name,
-        "minutes": run.minutes,
-        "seed": run.seed,
-        "command": run.command,
-        "commit": _commit(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {number}, torch {torch.__version__}",
-        "date": time.strftime("%Y-%m-%d"),
-        "data": {"game": info.game, "episodes": len(run.training_episodes), "frames": run.store.num_frames},
-    }
-
-
-def _commit() -> str | None:
-    """Returns the commit of the checkout this file stands in, None where it is installed or git is not."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:
-        return None
-
-
-def card(world: WorldModel) -> str:
-    """Returns the README of a bundle."""
-    p = world.info.provenance
-    return (
-        f"# {world.info.name}\n\nA learned world of {world.info.game}: {p['data']['episodes']} training episodes, "
-        f"{p['minutes']} minutes with preset {p['preset']} on {p['machine']}, commit {p['commit']}, {p['date']}.\n\n"
-        f"    {p['command']}\n"
-    )
 
 
 def _preview_episode(run: Run) -> int:
