@@ -1,6 +1,7 @@
 """The dynamics' objective: labels are true, targets are causal, what is masked counts nothing."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from worldsim.diffusion.prediction import (
     VPrediction,
 )
 from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear
+from worldsim.diffusion.samplers import EulerSampler
 from worldsim.diffusion.weighting import EDMWeight, Uniform
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
@@ -110,6 +112,20 @@ def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_before_it():
     start, level = draw.normal((2, 1, *LATENT)), torch.ones(2, 1)
     target = Stream(start, level, clip.action[:, 3:4], clip.valid[:, 3:4], torch.zeros(2, 1))
     assert torch.equal(own.latents[:, 3:4], model.clamp(model(history, target)[0]))
+
+
+def test_a_dream_follows_as_much_of_the_residual_as_its_backbone_says():
+    frames = []
+    for followed in (0.0, 0.5, 1.0):
+        model = denoiser(partial(moving_backbone, followed=followed))
+        context = model.backbone.start(1)  # nothing is known: all is open
+        action = torch.zeros(1, CODEC.width)
+        forecast = model.backbone.expect(action, context)
+        assert forecast.open.all()
+        noise = torch.randn(1, *LATENT, generator=generator())
+        frames.append(model.sample(EulerSampler(1), action, context, lambda index, noise=noise: noise)[0])
+    assert torch.equal(frames[0], model.clamp(forecast.mean)) and not torch.equal(frames[2], frames[0])
+    assert torch.allclose(frames[1], (frames[0] + frames[2]) / 2, atol=1e-6)  # none of it is clamped
 
 
 def learning(model):

@@ -155,6 +155,7 @@ def test_where_a_forecast_stands_diffusion_has_nothing_to_tell():
     assert torch.equal(residual[..., :2], torch.zeros_like(residual[..., :2]))
     assert torch.allclose(forecast.latent(residual)[..., 2:], latent[..., 2:])
     assert torch.equal(forecast.latent(torch.ones_like(mean))[..., :2], mean[..., :2])
+    assert torch.allclose(forecast.latent(residual, 0.5)[..., 2:], (mean + latent)[..., 2:] / 2)
 
 
 @pytest.mark.parametrize(("by", "columns"), [(0.4, 0), (5, 1), (-13, 2)])

@@ -31,7 +31,7 @@ class ToyConfig:
 class ToyBackbone(nn.Module):
     """`count` MLPs; the rows of a batch belong to them in equal, consecutive parts."""
 
-    config, feature_width, num_keyframes = ToyConfig(), WIDTH, 0
+    config, feature_width, num_keyframes, followed = ToyConfig(), WIDTH, 0, 1.0
 
     def __init__(self, count: int, generator: torch.Generator):
         super().__init__()

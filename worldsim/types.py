@@ -159,9 +159,9 @@ class Forecast(Rows):
         """Returns what diffusion is about, for a latent `[... c h w]`; zeros where the mean stands."""
         return latent if self.spread is None else (latent - self.mean) / self.spread * self.open
 
-    def latent(self, residual: Tensor) -> Tensor:
-        """Returns the latent of a residual `[... c h w]`."""
-        return residual if self.spread is None else self.mean + self.spread * residual * self.open
+    def latent(self, residual: Tensor, followed: float = 1.0) -> Tensor:
+        """Returns the latent of a residual `[... c h w]`, where there is a mean the one so far on the way from it."""
+        return residual if self.spread is None else self.mean + followed * self.spread * residual * self.open
 
 
 class Backbone(Protocol):
@@ -177,6 +177,7 @@ class Backbone(Protocol):
 
     config: Any
     feature_width: int
+    followed: float  # of what diffusion adds to a forecast's mean, the share that a dream takes; 1 where there is none
     num_keyframes: int  # about how many frames, uint8 [n H W 3], `remember` wants before training; most want 0
 
     def start_from(self, images: Tensor, latents: Tensor) -> None: ...

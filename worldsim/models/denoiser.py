@@ -89,7 +89,8 @@ class Denoiser(nn.Module):
             less = (null.expand_as(action), context) if is_action else (action, self.backbone.start(len(action)))
             residual_of = forecast if forecast.spread is not None else self.backbone.expect(*less)
             denoise = guidance(denoise, given(*less, residual_of))
-        return self.clamp(forecast.latent(sampler(denoise, self.process, shape, noise))), features
+        residual = sampler(denoise, self.process, shape, noise)
+        return self.clamp(forecast.latent(residual, self.backbone.followed)), features
 
     def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context):
         """Returns the context with one more frame, noised to `level [b]` and labelled so."""

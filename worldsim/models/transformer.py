@@ -141,7 +141,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.config, self.feature_width, self.num_keyframes = config, config.width, 0
+        self.config, self.feature_width, self.num_keyframes, self.followed = config, config.width, 0, 1.0
         width, values = config.width, config.latent_shape[0] * config.patch**2
         self.patch_in = nn.Linear(2 * values, width)
         self.token_table = nn.Parameter(torch.randn(config.tokens, width) * 0.02)  # positions, registers, action token

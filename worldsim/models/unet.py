@@ -36,6 +36,7 @@ class ConvBackboneConfig:
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
     keyframes: int = 0  # of the recordings, that tell what stands where the moved frame tells nothing
     renewed: float = 0.3  # mean freshness below which one takes its place as a whole, so that nothing is moved for long
+    followed: float = 0.2  # of what diffusion adds to what a warp expects, in a dream: a young network overcorrects
 
     def __post_init__(self):
         if self.window < 1:
@@ -81,6 +82,7 @@ class ConvBackbone(nn.Module):
             )
         forecast = c + 1 if config.warp_width else 0  # its mean, and how unsure it is
         self.num_keyframes = config.keyframes
+        self.followed = config.followed if config.warp_width else 1.0
         self.recall = Recall((h * PATCH, w * PATCH), (h * SEEN, w * SEEN)) if config.keyframes else None
         size = 1 if config.warp_width else 3  # what a warp moved is in place already
         self.stem = nn.Conv2d((config.window + 1) * c + forecast, config.width, size, padding=size // 2)
