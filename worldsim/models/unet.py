@@ -36,7 +36,7 @@ class ConvBackboneConfig:
     warp_width: int = 0  # of the network that moves the newest frame to where it is expected; 0: it stays
     keyframes: int = 0  # of the recordings, that tell what stands where the moved frame tells nothing
     renewed: float = 0.3  # mean freshness below which one takes its place as a whole, so that nothing is moved for long
-    followed: float = 0.2  # of what diffusion adds to what a warp expects, in a dream: a young network overcorrects
+    followed: float = 0.2  # of what diffusion adds to what a warp expects, in a dream: more of it grains what was right
 
     def __post_init__(self):
         if self.window < 1:
