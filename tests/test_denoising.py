@@ -5,7 +5,16 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_world import SPACE, conv_backbone, forgetful, moving_backbone, random_clip, shake, transformer_backbone
+from tiny_world import (
+    SPACE,
+    conv_backbone,
+    forgetful,
+    moving_backbone,
+    random_clip,
+    recalling_backbone,
+    shake,
+    transformer_backbone,
+)
 
 from worldsim.actions import ActionCodec
 from worldsim.diffusion.levels import GridLevels, UniformLevels
@@ -141,6 +150,18 @@ def test_what_is_foreseen_is_learned_alone_and_then_stands_while_the_rest_learns
     model.backbone.settle()
     loss(model, clip, DenoisingConfig(), resample=False).total.backward()
     assert "backbone.head.weight" in learning(model) and not any("warp" in name for name in learning(model))
+
+
+def test_what_is_foreseen_is_learned_without_keyframes():
+    model, clip, losses = denoiser(recalling_backbone), random_clip(8, 4, LATENT, CODEC), []
+    torch.nn.init.constant_(model.backbone.warp.spread.bias, 9)  # everything is open: keyframes would tell all
+    history, action = noisy_history(clip, DenoisingConfig(), Draws(clip.latents, generator())), clip.action[:, -1:]
+    told, moved = (model.backbone.foresee(history, action, recall).mean for recall in (True, False))
+    assert not torch.equal(told, moved)
+    for _ in range(2):
+        losses.append(forecast_loss(model, clip, CODEC.null, DenoisingConfig(), generator=generator()).total)
+        model.backbone.recall = None
+    assert torch.equal(*losses)
 
 
 def test_frames_that_are_not_valid_do_not_change_the_loss():

@@ -160,7 +160,7 @@ class Forecast(Rows):
         return latent if self.spread is None else (latent - self.mean) / self.spread * self.open
 
     def latent(self, residual: Tensor, followed: float = 1.0) -> Tensor:
-        """Returns the latent of a residual `[... c h w]`, where there is a mean the one so far on the way from it."""
+        """Returns the latent of a residual `[... c h w]`; of what that adds to a mean, the share `followed`."""
         return residual if self.spread is None else self.mean + followed * self.spread * residual * self.open
 
 
@@ -177,7 +177,7 @@ class Backbone(Protocol):
 
     config: Any
     feature_width: int
-    followed: float  # of what diffusion adds to a forecast's mean, the share that a dream takes; 1 where there is none
+    followed: float  # of what diffusion adds to a forecast's mean, the share that a dream takes
     num_keyframes: int  # about how many frames, uint8 [n H W 3], `remember` wants before training; most want 0
 
     def start_from(self, images: Tensor, latents: Tensor) -> None: ...

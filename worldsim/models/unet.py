@@ -82,7 +82,7 @@ class ConvBackbone(nn.Module):
             )
         forecast = c + 1 if config.warp_width else 0  # its mean, and how unsure it is
         self.num_keyframes = config.keyframes
-        self.followed = config.followed if config.warp_width else 1.0
+        self.followed = config.followed
         self.recall = Recall((h * PATCH, w * PATCH), (h * SEEN, w * SEEN)) if config.keyframes else None
         size = 1 if config.warp_width else 3  # what a warp moved is in place already
         self.stem = nn.Conv2d((config.window + 1) * c + forecast, config.width, size, padding=size // 2)
