@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from tiny_world import recalling_backbone, tiny_world
 
 from worldsim import bundle, noise, pixels
+from worldsim.evaluation.detail import haar_energy
 from worldsim.models.recall import Recall
 from worldsim.models.unet import ConvBackboneConfig
 
@@ -29,27 +30,43 @@ def bank():
     return recall, pixels.to_float(frames)
 
 
-def test_keyframes_come_back_as_webp_keeps_them(bank):
+@pytest.fixture
+def only_the_nearest(monkeypatch):
+    monkeypatch.setattr("worldsim.models.recall.NEAREST", 1)
+
+
+def test_keyframes_come_back_as_webp_keeps_them(bank, only_the_nearest):
     recall, pictures = bank
-    found = recall(pictures, torch.ones(20, 1, 2, 2, dtype=torch.bool))
+    found = recall(pictures, torch.ones(20, 1, 16, 16, dtype=torch.bool))
     error = (found - pictures).square().mean().sqrt()
     assert error < 0.25 * (pictures - pictures.roll(1, 0)).square().mean().sqrt()
 
 
-def test_what_is_not_known_counts_less(bank):
+def test_what_is_not_known_counts_less(bank, only_the_nearest):
     recall, pictures = bank
-    known = torch.arange(2).expand(20, 1, 2, 2) < 1
+    known = torch.arange(16).expand(20, 1, 16, 16) < 8
     garbled = torch.cat((pictures[..., :8], pictures.roll(1, 0)[..., 8:]), -1)
     assert torch.equal(recall(garbled, known), recall(pictures, known))
     assert not torch.equal(recall(garbled, ~known), recall(pictures, ~known))
 
 
-def test_the_nearest_is_found_as_by_comparing_one_by_one(bank):
+def test_of_the_nearest_four_the_one_with_most_fine_detail_is_taken(bank):
     recall, _ = bank
-    query, known = draw(8, 3, 16, 16, seed=3), draw(8, 1, 4, 4, seed=4) > 0
+    query, known = draw(8, 3, 16, 16, seed=3), draw(8, 1, 16, 16, seed=4) > 0
     stored = pixels.to_float(recall.frames)
     apart = F.avg_pool2d(query, 4)[:, None] - F.avg_pool2d(stored, 4)
-    nearest = (apart.square() * known[:, None].float().clamp_min(0.3)).flatten(2).sum(-1).argmin(1)
+    order = (apart.square() * F.avg_pool2d(known.float(), 4)[:, None].clamp_min(0.3)).flatten(2).sum(-1).argsort(1)
+    detail = torch.from_numpy(haar_energy(recall.frames.numpy()))
+    sharpest = [max(row, key=lambda i: detail[i]) for row in order[:, :4].tolist()]
+    assert torch.equal(recall(query, known), stored[sharpest]) and sharpest != order[:, 0].tolist()
+
+
+def test_the_nearest_is_found_as_by_comparing_one_by_one(bank, only_the_nearest):
+    recall, _ = bank
+    query, known = draw(8, 3, 16, 16, seed=3), draw(8, 1, 16, 16, seed=4) > 0
+    stored = pixels.to_float(recall.frames)
+    apart = F.avg_pool2d(query, 4)[:, None] - F.avg_pool2d(stored, 4)
+    nearest = (apart.square() * F.avg_pool2d(known.float(), 4)[:, None].clamp_min(0.3)).flatten(2).sum(-1).argmin(1)
     assert torch.equal(recall(query, known), stored[nearest])
 
 
@@ -71,15 +88,17 @@ def test_keyframes_need_a_warp():
         ConvBackboneConfig((3, 4, 4), 2, keyframes=5)
 
 
-def test_keyframes_tell_what_the_forecast_leaves_open():
+def test_keyframes_tell_what_comes_into_view():
     backbone = recalling_backbone().eval()
     with torch.no_grad():
         backbone.warp.head.bias.view(2, -1)[0] = 1 / 2  # half of the right column comes from beyond the edge
+    known = torch.arange(16).expand(2, 1, 16, 16) < 12
     context, action = backbone.start(2), torch.zeros(2, 5)
     for seed in range(3):
         context = backbone.append(draw(2, 4, 2, 2, seed=seed), torch.zeros(2), action, context)
     plain, told = backbone.expect(action, context, recall=False), backbone.expect(action, context)
-    recalled = backbone.warp.latent(backbone.recall(backbone.warp.picture(plain.mean), ~plain.open))
+    moved = backbone.warp.picture(plain.mean)
+    recalled = backbone.warp.latent(torch.where(known, moved, backbone.recall(moved, known)))
     assert plain.open[:, 0].tolist() == [[[False, True]] * 2] * 2 and torch.equal(told.open, plain.open)
     assert torch.equal(told.mean, torch.where(plain.open, recalled, plain.mean))
 

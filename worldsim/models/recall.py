@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from worldsim import pixels
 
 QUALITY = 75  # of WebP: 0.4 kB a frame of Doom, 35 dB, 0.85 of its fine detail
+NEAREST = 4  # keyframes of which the sharpest is taken: the very nearest to what is blurred is mostly a plain wall
 UNKNOWN = 0.3  # weight in a comparison of what is not known, but guessed: what stands at the edge goes on
 
 
 class Recall(nn.Module):
-    """A bank of keyframes, and the one that fits best what is known of a frame.
+    """A bank of keyframes, and the sharpest of the few that fit best what is known of a frame.
 
     They are kept and saved as one WebP sheet, which `start_from` and loading decode. What is compared are small
     pictures of frames, of `size (h, w)` pixels.
@@ -35,6 +36,7 @@ class Recall(nn.Module):
         self.sheet = torch.zeros(0, dtype=torch.uint8)  # no buffer: averaging copies those at every step
         self.frames = torch.zeros(0, *frame_size, 3, dtype=torch.uint8)
         self._seen, self._norms = torch.zeros(0, 3 * size[0] * size[1]), torch.zeros(0, size[0] * size[1])
+        self._detail = torch.zeros(0)  # of every keyframe: the mean square of what 2x2 pixels hold beside their means
 
     def start_from(self, frames: Tensor) -> None:
         """Stores frames, uint8 `[n H W 3]`, n at least 1."""
@@ -58,24 +60,34 @@ class Recall(nn.Module):
         sheet = torch.from_numpy(np.array(iio.imread(state.cpu().numpy().tobytes(), extension=".webp")))
         self.sheet = state.cpu()
         self.frames = rearrange(sheet, "(r h) (c w) d -> (r c) h w d", h=height, w=width).contiguous()
-        small = torch.cat([self._small(pixels.to_float(part)) for part in self.frames.split(1024)])
+        pictures = map(pixels.to_float, self.frames.split(1024))  # one after the other: all at once take 1 GB
+        small, detail = zip(*((self._small(part), _detail(part)) for part in pictures), strict=True)
+        small, self._detail = torch.cat(small), torch.cat(detail)
         self._seen, self._norms = small.flatten(1), small.square().sum(1).flatten(1)
 
     @torch.no_grad()
     def forward(self, picture: Tensor, known: Tensor) -> Tensor:
-        """Returns the keyframe `[b 3 H W]` nearest to a picture `[b 3 H W]`, values around [-1, 1].
+        """Returns the sharpest of the `NEAREST` keyframes `[b 3 H W]` to a picture `[b 3 H W]`, values around [-1, 1].
 
-        Where it is not `known`, bool `[b 1 h' w']` of any resolution, it counts less.
+        Where that is not `known`, bool `[b 1 H W]`, it counts less.
         """
         self._to(picture.device)
-        weight = F.interpolate(known.float(), self.size).clamp_min(UNKNOWN)
+        weight = self._small(known.float()).clamp_min(UNKNOWN)
         query = (weight * self._small(picture.float())).flatten(1)
         distance = weight.flatten(1) @ self._norms.mT - 2 * query @ self._seen.mT
-        return pixels.to_float(self.frames[distance.argmin(1)]).to(picture.dtype)
+        near = distance.topk(min(NEAREST, len(self.frames)), largest=False).indices
+        sharpest = near.gather(1, self._detail[near].argmax(1, keepdim=True))[:, 0]
+        return pixels.to_float(self.frames[sharpest]).to(picture.dtype)
 
     def _small(self, pictures: Tensor) -> Tensor:
         return F.interpolate(pictures, self.size, mode="area")
 
     def _to(self, device: torch.device) -> None:
         if self.frames.device != device:
-            self.frames, self._seen, self._norms = (x.to(device) for x in (self.frames, self._seen, self._norms))
+            parts = (self.frames, self._seen, self._norms, self._detail)
+            self.frames, self._seen, self._norms, self._detail = (x.to(device) for x in parts)
+
+
+def _detail(pictures: Tensor) -> Tensor:
+    """Returns the energy of the finest Haar detail of pictures `[n 3 H W]` (even H and W), `[n]`."""
+    return (pictures - F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2)).square().mean((1, 2, 3))

@@ -185,8 +185,10 @@ class ConvBackbone(nn.Module):
             return forecast
         worn = (fresh.mean((-2, -1), keepdim=True) < self.config.renewed) & context.valid[:, 0, None, None, None]
         with torch.autocast(action.device.type, enabled=False):
-            recalled = self.warp.latent(self.recall(self.warp.picture(forecast.mean), ~forecast.open))
-        mean = torch.where(worn | forecast.open, recalled, forecast.mean)
+            moved = self.warp.picture(forecast.mean)
+            stands = (fresh > 0) & ~worn
+            told = self.warp.latent(torch.where(stands, moved, self.recall(moved, fresh > 0)))
+        mean = torch.where(worn | forecast.open, told, forecast.mean)
         return Forecast(mean, torch.where(forecast.open, RECALLED, forecast.spread), forecast.open & ~worn)
 
     def _flow(self, action: Tensor, context: StackContext) -> tuple[Tensor, Tensor]:

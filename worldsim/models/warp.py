@@ -91,14 +91,14 @@ class Warp(nn.Module):
 
     def forecast(self, newest: Tensor, view: Tensor, flow: Tensor, spread: Tensor) -> tuple[Forecast, Tensor]:
         """Returns what is expected of the frame to which the flow moves the newest latent `[b c h w]` in its view, and
-        how fresh what is moved there is, `[b 1 h w]`."""
+        how fresh its pixels are, `[b 1 H W]`."""
         with torch.autocast(newest.device.type, enabled=False):
             near = view[..., MARGIN - REACH : REACH - MARGIN]
             before, after = (x[..., REACH:-REACH] for x in (near, self.move(near, flow)))
             unsure = spread.square().mean(1, keepdim=True) > UNSURE**2
             beyond = F.avg_pool2d((after[:, 3:] == 0).to(after.dtype), PATCH) > BEYOND
             forecast = Forecast(self._moved(newest, before, after), spread, unsure | beyond)
-            return forecast, F.avg_pool2d(after[:, 3:], PATCH)
+            return forecast, after[:, 3:]
 
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
         """Returns the mean's squared error in the picture, `[...]`, plus how unlikely a Gaussian of that spread makes
