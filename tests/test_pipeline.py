@@ -215,13 +215,17 @@ class Half:
 
 
 def test_eval_measures_another_world_model_by_its_module_and_name(tmp_path, capsys):
-    record(tmp_path / "data", episodes=5, steps=40)
+    record(tmp_path / "data", episodes=8, steps=40)
     arguments = [f"data={tmp_path / 'data'}", f"out={tmp_path / 'eval'}", "quick=true", "starts=2"]
     assert main(["eval", f"world={__name__}:Copying", *arguments]) == 0
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert metrics["open_loop"]["8"]["psnr"] == metrics["copy_last"]["8"]["psnr"] and metrics["codec"] is None
     page = (tmp_path / "eval" / "report.html").read_text()
     assert "<svg" in page and 'src="http' not in page and "poor" in page
+    capsys.readouterr()
+    assert metrics["episodes"] == 6  # quickly; else as many as asked for
+    assert main(["eval", f"world={__name__}:Copying", *arguments, "episodes=7"]) == 0
+    assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["episodes"] == 7
     capsys.readouterr()
     for name, words in (("Half", "found no step"), ("Nothing", "names what makes a subject")):
         assert main(["eval", f"world={__name__}:{name}", *arguments]) == 2

@@ -67,7 +67,9 @@ def main(config: DictConfig) -> int:
 
 def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, list[int]]:
     """Returns the name of what is measured, it, and the episodes it is measured on."""
-    name, count = str(config.world), 6 if config.quick and config.episodes > 6 else config.episodes
+    name, count = str(config.world), config.episodes
+    if count is None:
+        count = 6 if config.quick else 20
     if ":" not in name:
         world = bundle.load(name, config.device, config.steps)
         return world.info.name, Dream(world), held_out(world, store, count)
