@@ -185,9 +185,8 @@ class ConvBackbone(nn.Module):
             return forecast
         worn = (fresh.mean((-2, -1), keepdim=True) < self.config.renewed) & context.valid[:, 0, None, None, None]
         with torch.autocast(action.device.type, enabled=False):
-            moved = self.warp.picture(forecast.mean)
-            stands = (fresh > 0) & ~worn
-            told = self.warp.latent(torch.where(stands, moved, self.recall(moved, fresh > 0)))
+            moved, seen = self.warp.picture(forecast.mean), fresh > 0
+            told = self.warp.latent(torch.where(seen & ~worn, moved, self.recall(moved, seen)))
         mean = torch.where(worn | forecast.open, told, forecast.mean)
         return Forecast(mean, torch.where(forecast.open, RECALLED, forecast.spread), forecast.open & ~worn)
 
