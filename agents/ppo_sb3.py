@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 import worldsim
 from worldsim.agents.random_policy import dream_envs, interval, real_envs, returns
-from worldsim.sb3 import SB3VecEnv
+from worldsim.dream.sb3 import SB3VecEnv
 
 
 def training_envs(world: worldsim.WorldModel, where: str, rows: int, limit: int) -> VectorEnv:

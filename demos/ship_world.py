@@ -16,7 +16,7 @@ from worldsim import bundle
 from worldsim.actions import unpack
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.policies import find_policy
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.report import tables

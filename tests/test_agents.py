@@ -10,7 +10,7 @@ from fake_world import FakeWorld
 from worldsim.agents import planner, ppo_sb3, random_policy
 from worldsim.agents.planner import Planner, Player, look_at
 from worldsim.agents.random_policy import interval, returns
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 QUICK = ["--episodes", "2", "--limit", "6"]
 

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import worldsim
-from worldsim.env import WorldModelEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 DOOM_LIKE = spaces.Dict({"keys": spaces.MultiBinary(3), "look": spaces.Box(-30, 30, (2,), np.float32)})
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)

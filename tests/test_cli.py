@@ -10,10 +10,10 @@ from importlib.resources import files
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from worldsim import registration
 from worldsim.cli import arguments, worlds
 from worldsim.cli.compose import compose, module_name
 from worldsim.cli.main import COMMANDS, main
+from worldsim.dream import registration
 
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
 

@@ -28,9 +28,9 @@ from worldsim.diffusion.prediction import (
 from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.diffusion.weighting import EDMWeight, Uniform
+from worldsim.models.conv import ConvBackbone
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
-from worldsim.models.unet import ConvBackbone
 from worldsim.objectives.denoising import (
     DenoisingConfig,
     Draws,

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 from worldsim import noise
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 
 DOOM_LIKE = spaces.Dict({"keys": spaces.MultiBinary(3), "look": spaces.Box(-30, 30, (2,), np.float32)})
 

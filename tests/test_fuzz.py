@@ -9,8 +9,8 @@ from fake_world import FakeWorld
 from gymnasium import spaces
 from safetensors.torch import load, save
 
-from worldsim.env import WorldModelEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 CASES = 10_000
 SHAPE = (40, 48, 3)

@@ -7,8 +7,8 @@ from test_pipeline import run
 from tiny_world import tiny_world
 
 from worldsim import bundle
+from worldsim.dream.vector_env import WorldModelVectorEnv
 from worldsim.pipeline import train_world
-from worldsim.vector_env import WorldModelVectorEnv
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,7 @@ from worldsim.actions import unpack
 from worldsim.bundle import load
 from worldsim.cli.main import main
 from worldsim.data.policies import StickyPolicy
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 from worldsim.envs.arena import Arena
 
 pytestmark = pytest.mark.slow

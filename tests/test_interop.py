@@ -19,14 +19,14 @@ from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore, EpisodeWriter
 from worldsim.data.policies import StickyPolicy
 from worldsim.data.recorder import Recorder, dataset_info
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 PLAY = """
 import warnings; warnings.simplefilter("error", DeprecationWarning)
 import pygame
 from gymnasium.utils import play
 from fake_world import FakeWorld
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 
 env, seen, keys = WorldModelEnv(FakeWorld(end=0), render_mode="rgb_array"), [], [pygame.K_a, pygame.K_d, pygame.K_LEFT]
 

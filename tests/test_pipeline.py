@@ -15,11 +15,11 @@ from tiny_world import SHAPE, record, tiny_world
 from worldsim import bundle
 from worldsim.cli.main import main
 from worldsim.data.episodes import Episode, EpisodeStore, EpisodeWriter
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.subject import Step
 from worldsim.models.autoencoder import ConvAutoencoderConfig
-from worldsim.models.unet import ConvBackboneConfig
+from worldsim.models.conv import ConvBackboneConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
 from worldsim.training.loop import Rhythm
 

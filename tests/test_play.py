@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from worldsim import bundle
 from worldsim.actions import Keymap
 from worldsim.cli import play
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 from worldsim.play import window as window_module
 from worldsim.play.script import ScriptPolicy, read_script
 from worldsim.play.session import Session

@@ -9,8 +9,8 @@ from tiny_world import recalling_backbone, tiny_world
 
 from worldsim import bundle, noise, pixels
 from worldsim.evaluation.detail import haar_energy
+from worldsim.models.conv import ConvBackboneConfig
 from worldsim.models.recall import Recall
-from worldsim.models.unet import ConvBackboneConfig
 
 
 def draw(*shape, seed=0):

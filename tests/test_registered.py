@@ -13,8 +13,8 @@ from tiny_world import tiny_world
 
 import worldsim
 from worldsim import bundle
-from worldsim.env import WorldModelEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 ID = "worldsim/World-v0"
 

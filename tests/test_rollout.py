@@ -8,8 +8,8 @@ from gymnasium import spaces
 from tiny_world import tiny_world
 
 from worldsim import noise
-from worldsim.env import WorldModelEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 PLANS = np.random.default_rng(0).integers(0, 4, (6, 9))
 

@@ -11,9 +11,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import worldsim
-from worldsim.env import WorldModelEnv
-from worldsim.sb3 import SB3VecEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.sb3 import SB3VecEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 LIMIT = 12
 
@@ -82,9 +82,9 @@ def test_envs_it_cannot_adapt_are_refused(arguments):
 
 
 def test_without_sb3_the_error_names_the_extra():
-    code = "import sys; sys.modules['stable_baselines3'] = None; import worldsim.sb3"
+    code = "import sys; sys.modules['stable_baselines3'] = None; import worldsim.dream.sb3"
     error = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
-    assert "ImportError: worldsim.sb3 needs the extra agents" in error
+    assert "ImportError: worldsim.dream.sb3 needs the extra agents" in error
 
 
 def test_ppo_learns_which_action_pays():

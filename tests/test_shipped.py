@@ -11,7 +11,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import worldsim
 from worldsim import bundle
 from worldsim.cli.compose import compose
-from worldsim.registration import gym_id
+from worldsim.dream.registration import gym_id
 
 WORLDS = bundle.shipped()
 

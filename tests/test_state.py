@@ -14,8 +14,8 @@ from gymnasium import spaces
 from tiny_world import conv_backbone, random_clip, recalling_backbone, tiny_world, transformer_backbone
 
 from worldsim import bundle
-from worldsim.env import WorldModelEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 WORLDS = pytest.mark.parametrize(
     "make_world",
@@ -135,7 +135,7 @@ def test_bytes_are_the_state_and_rows_of_it_can_be_taken(make_world):
 CONTINUE = """
 import hashlib, sys
 import numpy as np
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 envs = WorldModelVectorEnv(sys.argv[1], 2)
 envs.set_state(open(sys.argv[2], "rb").read())
 digest = hashlib.sha256()

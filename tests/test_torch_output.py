@@ -14,7 +14,7 @@ from tiny_world import conv_backbone, tiny_world, transformer_backbone
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldsim import bundle
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 DOOM_LIKE = spaces.Dict({"keys": spaces.MultiBinary(3), "look": spaces.Box(-30, 30, (2,), np.float32)})
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)

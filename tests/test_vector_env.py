@@ -7,8 +7,8 @@ import torch
 from fake_world import AGE, EPISODE, PROMPT, FakeWorld, read
 from gymnasium import spaces
 
-from worldsim.env import WorldModelEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 
 def test_row_i_is_the_single_env_seeded_s_plus_i():

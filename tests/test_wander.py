@@ -9,7 +9,7 @@ from fake_world import FakeWorld
 from worldsim.actions import unpack
 from worldsim.data.policies import StickyPolicy, find_policy
 from worldsim.data.wander import BUMPED, PATIENCE, WanderPolicy, _shift
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 from worldsim.envs.doom import DoomMaze
 
 SPACE = gym.spaces.Dict({"keys": gym.spaces.MultiBinary(4), "mouse": gym.spaces.Box(-1, 1, (1,), np.float32)})

@@ -20,8 +20,8 @@ from gymnasium.wrappers import vector as wrappers
 from tiny_world import tiny_world
 
 from worldsim import bundle
-from worldsim.env import WorldModelEnv
-from worldsim.vector_env import WorldModelVectorEnv
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.vector_env import WorldModelVectorEnv
 
 ID = "worldsim/World-v0"
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)

@@ -10,10 +10,10 @@ from worldsim.actions import ActionCodec
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
-from worldsim.models.unet import ConvBackbone, ConvBackboneConfig
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 

@@ -8,13 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldsim import _checkout, registration
+from worldsim import _checkout
+from worldsim.dream import registration
 
 if TYPE_CHECKING:
     from worldsim.bundle import load
     from worldsim.data.episodes import EpisodeStore
-    from worldsim.env import WorldModelEnv
-    from worldsim.vector_env import WorldModelVectorEnv
+    from worldsim.dream.env import WorldModelEnv
+    from worldsim.dream.vector_env import WorldModelVectorEnv
     from worldsim.world_model import WorldModel
 
 __version__ = "0.1.0"
@@ -23,8 +24,8 @@ __all__ = ["EpisodeStore", "WorldModel", "WorldModelEnv", "WorldModelVectorEnv",
 _HOMES = {
     "EpisodeStore": "worldsim.data.episodes",
     "WorldModel": "worldsim.world_model",
-    "WorldModelEnv": "worldsim.env",
-    "WorldModelVectorEnv": "worldsim.vector_env",
+    "WorldModelEnv": "worldsim.dream.env",
+    "WorldModelVectorEnv": "worldsim.dream.vector_env",
     "load": "worldsim.bundle",
 }
 

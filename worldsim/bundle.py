@@ -36,10 +36,10 @@ from worldsim.diffusion.prediction import (
 from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear
 from worldsim.files import save_tensors, sync_folder, write_json
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
-from worldsim.models.unet import ConvBackbone, ConvBackboneConfig
 from worldsim.types import Clip, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from worldsim import bundle
 from worldsim.data.episodes import EpisodeStore
+from worldsim.dream.registration import REAL_GAMES
 from worldsim.envs import arena, doom
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.measure import Knowledge, measure
@@ -29,7 +30,6 @@ from worldsim.evaluation.report import report
 from worldsim.evaluation.subject import Dream, Subject
 from worldsim.evaluation.verdict import verdicts
 from worldsim.files import write_json, write_text
-from worldsim.registration import REAL_GAMES
 from worldsim.world_model import WorldModel
 
 FILMS, FRAMES = 3, 64  # in the report

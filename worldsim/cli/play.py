@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from worldsim import bundle
 from worldsim.data.policies import POLICIES, Policy, find_policy
-from worldsim.env import WorldModelEnv
-from worldsim.options import read_seed
+from worldsim.dream.env import WorldModelEnv
+from worldsim.dream.options import read_seed
 from worldsim.play.headless import play_headless
 from worldsim.play.script import ScriptPolicy, read_script
 from worldsim.play.video import VideoWriter

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 from worldsim.data.policies import Policy, find_policy
 from worldsim.data.recorder import Recorder, dataset_info
+from worldsim.dream.registration import gym_id
 from worldsim.play.human import HumanPolicy
-from worldsim.registration import gym_id
 
 
 def main(config: DictConfig) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from worldsim import registration
+from worldsim.dream import registration
 
 
 def main(config: DictConfig) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from worldsim.data.policies import Policy
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 from worldsim.play.session import Session
 from worldsim.play.video import VideoWriter
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from worldsim.actions import unpack
 from worldsim.data.policies import Policy
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 
 
 class Session:

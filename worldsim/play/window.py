@@ -13,7 +13,7 @@ from typing import Any
 
 from worldsim._pygame import import_pygame
 from worldsim.data.policies import Policy
-from worldsim.env import WorldModelEnv
+from worldsim.dream.env import WorldModelEnv
 from worldsim.play.controls import Controls
 from worldsim.play.session import Session
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from worldsim.actions import Keymap, default_keymap
-from worldsim.dream import RENDER_MODES, Dream, check_render_mode, open_world
-from worldsim.options import read_seed
-from worldsim.state_file import EnvState
-from worldsim.vector_env import WorldModelVectorEnv, fork
+from worldsim.dream.options import read_seed
+from worldsim.dream.rows import RENDER_MODES, Dream, check_render_mode, open_world
+from worldsim.dream.saved_state import EnvState
+from worldsim.dream.vector_env import WorldModelVectorEnv, fork
 from worldsim.world_model import WorldModel
 
 _KEYS_AT_ONCE = 3  # most keyboards cannot report more, and `get_keys_to_action` lists every combination

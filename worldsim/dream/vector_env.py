@@ -17,10 +17,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from worldsim.action_reader import are_tensors
-from worldsim.dream import RENDER_MODES, Dream, check_render_mode, open_world, with_luck
-from worldsim.options import read_seeds
-from worldsim.state_file import EnvState
+from worldsim.dream.action_reader import are_tensors
+from worldsim.dream.options import read_seeds
+from worldsim.dream.rows import RENDER_MODES, Dream, check_render_mode, open_world, with_luck
+from worldsim.dream.saved_state import EnvState
 from worldsim.world_model import WorldModel
 
 OUTPUTS = ("numpy", "torch")

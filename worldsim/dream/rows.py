@@ -19,9 +19,9 @@ from gymnasium import spaces
 from torch import Tensor
 
 from worldsim import bundle, noise
-from worldsim.action_reader import ActionReader
-from worldsim.options import Start, read_options, read_plans, read_seeds
-from worldsim.state_file import EnvState, read_state
+from worldsim.dream.action_reader import ActionReader
+from worldsim.dream.options import Start, read_options, read_plans, read_seeds
+from worldsim.dream.saved_state import EnvState, read_state
 from worldsim.types import Clip, Outcome, map_rows
 from worldsim.world_model import WorldModel, WorldState
 

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 try:
     from stable_baselines3.common.vec_env import VecEnv
 except ImportError as error:
-    raise ImportError("worldsim.sb3 needs the extra agents: pip install 'worldsim-rl[agents]'") from error
+    raise ImportError("worldsim.dream.sb3 needs the extra agents: pip install 'worldsim-rl[agents]'") from error
 
 
 class SB3VecEnv(VecEnv):

@@ -1,7 +1,7 @@
 """What `reset` is handed: seeds, and options that say which rows start, and from what.
 
 Here so that both envs refuse the same things in the same words, before anything has changed.
-Leaves out states (`state_file.py`) and drawing a prompt where none is named (`dream.py`).
+Leaves out states (`saved_state.py`) and drawing a prompt where none is named (`rows.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.action_reader import ActionReader, to_host
+from worldsim.dream.action_reader import ActionReader, to_host
+from worldsim.dream.saved_state import read_state
 from worldsim.messages import one_line
-from worldsim.state_file import read_state
 from worldsim.types import Clip, map_rows
 
 Start = Any

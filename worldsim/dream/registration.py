@@ -8,14 +8,17 @@ from pathlib import Path
 
 import gymnasium as gym
 
-WORLDS = Path(__file__).parent / "worlds"
+WORLDS = Path(__file__).parents[1] / "worlds"
 REAL_GAMES = {
     "worldsim-real/Arena-v0": "worldsim.envs.arena:Arena",
     "worldsim-real/DoomTakeCover-v0": "worldsim.envs.doom:DoomTakeCover",
     "worldsim-real/DoomMaze-v0": "worldsim.envs.doom:DoomMaze",
 }
 
-_DREAM = {"entry_point": "worldsim.env:WorldModelEnv", "vector_entry_point": "worldsim.vector_env:WorldModelVectorEnv"}
+_DREAM = {
+    "entry_point": "worldsim.dream.env:WorldModelEnv",
+    "vector_entry_point": "worldsim.dream.vector_env:WorldModelVectorEnv",
+}
 
 
 def shipped_folders(root: Path = WORLDS) -> list[Path]:
