@@ -9,9 +9,9 @@ from tiny_world import (
     SPACE,
     conv_backbone,
     forgetful,
-    moving_backbone,
+    last_frame,
+    motion,
     random_clip,
-    recalling_backbone,
     shake,
     transformer_backbone,
 )
@@ -47,14 +47,21 @@ CODEC = ActionCodec(SPACE)
 BOUND = torch.tensor([-3.0, 3.0])[:, None, None, None].expand(2, 4, 1, 1)
 
 
+followed = partial(motion, followed=1.0)  # wholly, as a network's output is
+PAIRS = pytest.mark.parametrize(
+    ("make", "told_by"), [(m, t) for m in (conv_backbone, transformer_backbone) for t in (last_frame, followed)]
+)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def denoiser(make=conv_backbone):
-    model = shake(Denoiser(make(LATENT, CODEC.width), BOUND))
-    if make is moving_backbone:
-        torch.nn.init.constant_(model.backbone.warp.spread.bias, 9)  # sure of nothing: everything is open
+def denoiser(make=conv_backbone, told_by=last_frame):
+    forecaster = told_by(LATENT, CODEC.width)
+    model = shake(Denoiser(make(LATENT, CODEC.width, told=forecaster.told), BOUND, forecaster=forecaster))
+    if told_by is not last_frame:
+        torch.nn.init.constant_(forecaster.warp.spread.bias, 9)  # sure of nothing: everything is open
     return model
 
 
@@ -85,9 +92,7 @@ def test_dropped_history_is_always_the_oldest():
     assert 0.4 < (~history.valid.all(1)).float().mean() < 0.6
 
 
-@pytest.mark.parametrize(
-    ("make", "targets"), [(conv_backbone, 1), (conv_backbone, 3), (moving_backbone, 3), (transformer_backbone, 3)]
-)
+@pytest.mark.parametrize(("make", "targets"), [(conv_backbone, 1), (conv_backbone, 3), (transformer_backbone, 3)])
 def test_the_loss_is_finite_reproducible_and_reaches_every_parameter(make, targets):
     model, clip = denoiser(make), random_clip(8, 4, LATENT, CODEC)
     config = DenoisingConfig(num_targets=targets)
@@ -99,9 +104,9 @@ def test_the_loss_is_finite_reproducible_and_reaches_every_parameter(make, targe
     assert not torch.equal(loss(model, clip, config, seed=1).total, first.total)
 
 
-@pytest.mark.parametrize("make", [conv_backbone, moving_backbone, transformer_backbone])
-def test_resampling_replaces_the_newest_history_of_some_clips_and_never_the_target(make):
-    model, clip = denoiser(make), random_clip(8, 6, LATENT, CODEC)
+@PAIRS
+def test_resampling_replaces_the_newest_history_of_some_clips_and_never_the_target(make, told_by):
+    model, clip = denoiser(make, told_by), random_clip(8, 6, LATENT, CODEC)
     config = DenoisingConfig(resampled_frames=2, resampled_share=0.5)
     own = resample_history(model, clip, config, Draws(clip.latents, generator()))
     changed = (own.latents != clip.latents).flatten(2).any(-1)
@@ -123,13 +128,13 @@ def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_before_it():
     assert torch.equal(own.latents[:, 3:4], model.clamp(model(history, target)[0]))
 
 
-def test_a_dream_follows_as_much_of_the_residual_as_its_backbone_says():
+def test_a_dream_follows_as_much_of_the_residual_as_its_forecaster_says():
     frames = []
     for followed in (0.0, 0.5, 1.0):
-        model = denoiser(partial(moving_backbone, followed=followed))
-        context = model.backbone.start(1)  # nothing is known: all is open
+        model = denoiser(told_by=partial(motion, followed=followed))
+        context = model.start(1)  # nothing is known: all is open
         action = torch.zeros(1, CODEC.width)
-        forecast = model.backbone.expect(action, context)
+        forecast = model.forecaster.expect(action, context.memory)
         assert forecast.open.all()
         noise = torch.randn(1, *LATENT, generator=generator())
         frames.append(model.sample(EulerSampler(1), action, context, lambda index, noise=noise: noise)[0])
@@ -141,27 +146,15 @@ def learning(model):
     return {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
 
 
-def test_what_is_foreseen_is_learned_alone_and_then_stands_while_the_rest_learns():
-    model, clip = denoiser(moving_backbone), random_clip(8, 4, LATENT, CODEC)
-    forecast_loss(model, clip, CODEC.null, DenoisingConfig(), generator=generator()).total.backward()
+def test_a_forecaster_is_learned_by_its_own_loss_and_stands_while_the_backbone_learns():
+    model, clip = denoiser(told_by=motion), random_clip(8, 4, LATENT, CODEC)
+    forecast_loss(model.forecaster, clip, CODEC.null, DenoisingConfig(), generator=generator()).total.backward()
     first = learning(model)
-    assert "backbone.warp.head.weight" in first and all("warp" in name for name in first)
+    assert "forecaster.warp.head.weight" in first and all(name.startswith("forecaster.") for name in first)
     model.zero_grad()
-    model.backbone.settle()
     loss(model, clip, DenoisingConfig(), resample=False).total.backward()
-    assert "backbone.head.weight" in learning(model) and not any("warp" in name for name in learning(model))
-
-
-def test_what_is_foreseen_is_learned_without_keyframes():
-    model, clip, losses = denoiser(recalling_backbone), random_clip(8, 4, LATENT, CODEC), []
-    torch.nn.init.constant_(model.backbone.warp.spread.bias, 9)  # everything is open: keyframes would tell all
-    history, action = noisy_history(clip, DenoisingConfig(), Draws(clip.latents, generator())), clip.action[:, -1:]
-    told, moved = (model.backbone.foresee(history, action, recall).mean for recall in (True, False))
-    assert not torch.equal(told, moved)
-    for _ in range(2):
-        losses.append(forecast_loss(model, clip, CODEC.null, DenoisingConfig(), generator=generator()).total)
-        model.backbone.recall = None
-    assert torch.equal(*losses)
+    assert "backbone.head.weight" in learning(model)
+    assert not any(name.startswith("forecaster.") for name in learning(model))
 
 
 def test_frames_that_are_not_valid_do_not_change_the_loss():
@@ -203,16 +196,18 @@ def test_the_loss_of_a_network_that_says_nothing_is_known(process, prediction, w
 
 
 @pytest.mark.parametrize(("process", "prediction"), WAYS, ids=str)
-@pytest.mark.parametrize("make", [conv_backbone, moving_backbone, transformer_backbone])
-def test_clips_and_single_frames_are_denoised_alike(make, process, prediction):
-    model = shake(Denoiser(make(LATENT, CODEC.width), BOUND, process, prediction))
+@PAIRS
+def test_clips_and_single_frames_are_denoised_alike(make, told_by, process, prediction):
+    forecaster = told_by(LATENT, CODEC.width)
+    backbone = make(LATENT, CODEC.width, told=forecaster.told)
+    model = shake(Denoiser(backbone, BOUND, process, prediction, forecaster))
     clip = random_clip(3, 4, LATENT, CODEC)
     history = Stream(clip.latents[:, :3], torch.zeros(3, 3), clip.action[:, :3], clip.valid[:, :3])
-    context = model.backbone.start(3)
+    context = model.start(3)
     for index in range(3):
         level = torch.zeros(3)
         context = model.commit(clip.latents[:, index], level, clip.latents[:, index], clip.action[:, index], context)
-        context = forgetful(context)
+        context = replace(context, memory=forgetful(context.memory))
     seen = []
 
     def sampler(denoise, process, shape, noise):
@@ -231,9 +226,9 @@ def test_networks_see_inputs_of_unit_variance(process, prediction):
     seen = []
 
     class Watch(ConvBackbone):
-        def forward(self, history, target, forecast):
+        def forward(self, history, target):
             seen.append(target.latents)
-            return super().forward(history, target, forecast)
+            return super().forward(history, target)
 
     model = Denoiser(Watch(conv_backbone(LATENT, CODEC.width).config), BOUND, process, prediction)
     clip = random_clip(500, 4, LATENT, CODEC)
@@ -246,18 +241,20 @@ def test_networks_see_inputs_of_unit_variance(process, prediction):
 def test_context_is_noised_along_straight_lines_whatever_the_process(process, prediction):
     model = Denoiser(conv_backbone(LATENT, CODEC.width), BOUND, process, prediction)
     latent, noise = torch.randn(2, 1, *LATENT, generator=generator()).unbind()
-    context = model.commit(latent, torch.full((1,), 0.3), noise, CODEC.null[None], model.backbone.start(1))
-    assert torch.allclose(model.backbone.expect(CODEC.null[None], context).mean, 0.7 * latent + 0.3 * noise)
+    context = model.commit(latent, torch.full((1,), 0.3), noise, CODEC.null[None], model.start(1))
+    assert torch.allclose(model.forecaster.expect(CODEC.null[None], context.memory).mean, 0.7 * latent + 0.3 * noise)
 
 
 def test_a_warp_moves_the_committed_frame_without_its_noise():
-    model = Denoiser(moving_backbone(LATENT, CODEC.width), BOUND)  # untrained: nothing moves
+    forecaster = motion(LATENT, CODEC.width)
+    backbone = conv_backbone(LATENT, CODEC.width, told=forecaster.told)
+    model = Denoiser(backbone, BOUND, forecaster=forecaster)  # untrained: nothing moves
     latent, noise = torch.randn(2, 1, *LATENT, generator=generator()).unbind()
-    context = model.commit(latent, torch.full((1,), 0.3), noise, CODEC.null[None], model.backbone.start(1))
-    assert torch.allclose(model.backbone.expect(CODEC.null[None], context).mean, latent, atol=1e-5)
+    context = model.commit(latent, torch.full((1,), 0.3), noise, CODEC.null[None], model.start(1))
+    assert torch.allclose(model.forecaster.expect(CODEC.null[None], context.memory).mean, latent, atol=1e-5)
     clip = random_clip(3, 4, LATENT, CODEC)
     history = noisy_history(clip, DenoisingConfig(clean_share=0.0, drop_share=0.0), Draws(clip.latents, generator()))
-    mean = model.backbone.foresee(history, clip.action[:, 3:]).mean[:, 0]
+    mean = model.forecaster.foresee(history, clip.action[:, 3:]).mean[:, 0]
     assert torch.allclose(mean, clip.latents[:, 2], atol=1e-5)
 
 

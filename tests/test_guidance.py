@@ -129,9 +129,9 @@ def frames(world, guidance, sampler=None):
     state, asked = world.initial(torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.int64)), []
     backbone, read = world.denoiser.backbone, type(world.denoiser.backbone).read
 
-    def spy(x, level, target_level, action, context, expected):
-        asked.append((action.clone(), context is not state.context))
-        return read(backbone, x, level, target_level, action, context, expected)
+    def spy(x, level, target_level, action, context):
+        asked.append((action.clone(), context is not state.context.history))
+        return read(backbone, x, level, target_level, action, context)
 
     backbone.read, draws = spy, torch.randn(2, 4, 2, 2, generator=torch.Generator().manual_seed(1))
     action = world.action_codec.encode(torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0]]))

@@ -20,6 +20,7 @@ from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.subject import Step
 from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackboneConfig
+from worldsim.models.forecast import MotionConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
 from worldsim.training.loop import Rhythm
 
@@ -72,20 +73,21 @@ def test_stages_run_one_by_one_and_say_what_they_need(tmp_path):
         train_world(run(tmp_path), "everything")
 
 
-def test_what_is_foreseen_is_learned_first_and_then_stands_through_stops(tmp_path):
-    backbone = partial(TINY.backbone, warp_width=8, keyframes=6)
-    first = run(tmp_path, preset=replace(TINY, backbone=backbone, forecast=SIZES))
+def test_a_forecaster_is_learned_first_and_then_stands_through_stops(tmp_path):
+    forecaster = partial(MotionConfig, window=3, width=8, condition_width=8, keyframes=6)
+    first = run(tmp_path, preset=replace(TINY, forecaster=forecaster, forecast=SIZES))
     train_world(first, "codec"), train_world(first, "encode"), train_world(first, "dynamics")
     folder = tmp_path / "run"
     (folder / "dynamics" / "final.safetensors").unlink()  # stopped in it
     train_world(first, "dynamics")
     learned, kept = (load_file(folder / stage / "final.safetensors") for stage in ("forecast", "dynamics"))
-    standing = [name for name in learned if "warp" in name]
-    assert all(torch.equal(learned[name], kept[name]) for name in standing)
-    assert learned["backbone.warp.head.weight"].any() and kept["backbone.head.weight"].any()
-    assert not learned["backbone.head.weight"].any()
-    with pytest.raises(ValueError, match="warp_width above 0"):
-        replace(TINY, forecast=SIZES)
+    standing = [name for name in learned if "recall" not in name]
+    assert all(torch.equal(learned[name], kept[f"forecaster.{name}"]) for name in standing)
+    assert learned["warp.head.weight"].any() and kept["backbone.head.weight"].any()
+    assert len(kept["forecaster.recall._extra_state"]) > 0 == len(learned["recall._extra_state"])
+    for alone in ({"forecast": SIZES}, {"forecaster": forecaster}):
+        with pytest.raises(ValueError, match="together, found one alone"):
+            replace(TINY, **alone)
 
 
 def test_a_run_is_resumed_only_with_what_it_was_begun_with(tmp_path):

@@ -1,15 +1,15 @@
 """Keyframes: the nearest in what is known comes back, stands where a forecast is open, and travels with the world."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_world import recalling_backbone, tiny_world
+from tiny_world import motion, recalling, tiny_world
 
 from worldsim import bundle, noise, pixels
 from worldsim.evaluation.detail import haar_energy
-from worldsim.models.conv import ConvBackboneConfig
 from worldsim.models.recall import Recall
 
 
@@ -83,40 +83,38 @@ def test_frames_of_another_size_are_resized():
     assert recall.frames.shape == (4, 16, 16, 3)
 
 
-def test_keyframes_need_a_warp():
-    with pytest.raises(ValueError, match="warp_width above 0"):
-        ConvBackboneConfig((3, 4, 4), 2, keyframes=5)
-
-
 def test_keyframes_tell_what_comes_into_view():
-    backbone = recalling_backbone().eval()
-    with torch.no_grad():
-        backbone.warp.head.bias.view(2, -1)[0] = 1 / 2  # half of the right column comes from beyond the edge
+    forecaster, plain = (make().requires_grad_(False) for make in (recalling, partial(motion, keyframes=6)))
+    for each in (forecaster, plain):
+        each.warp.head.bias.view(2, -1)[0] = 1 / 2  # half of the right column comes from beyond the edge
+    plain.load_state_dict({k: v for k, v in forecaster.state_dict().items() if "recall" not in k}, strict=False)
     known = torch.arange(16).expand(2, 1, 16, 16) < 12
-    context, action = backbone.start(2), torch.zeros(2, 5)
+    memory, action = forecaster.start(torch.zeros(2, 4, 2, 2)), torch.zeros(2, 5)
     for seed in range(3):
-        context = backbone.append(draw(2, 4, 2, 2, seed=seed), torch.zeros(2), action, context)
-    plain, told = backbone.expect(action, context, recall=False), backbone.expect(action, context)
-    moved = backbone.warp.picture(plain.mean)
-    recalled = backbone.warp.latent(torch.where(known, moved, backbone.recall(moved, known)))
-    assert plain.open[:, 0].tolist() == [[[False, True]] * 2] * 2 and torch.equal(told.open, plain.open)
-    assert torch.equal(told.mean, torch.where(plain.open, recalled, plain.mean))
+        frame = draw(2, 4, 2, 2, seed=seed)
+        memory = forecaster.append(frame, torch.zeros(2), action, memory, frame)
+    alone, told = plain.expect(action, memory), forecaster.expect(action, memory)
+    moved = forecaster.warp.picture(alone.mean)
+    recalled = forecaster.warp.latent(torch.where(known, moved, forecaster.recall(moved, known)))
+    assert alone.open[:, 0].tolist() == [[[False, True]] * 2] * 2 and torch.equal(told.open, alone.open)
+    assert torch.equal(told.mean, torch.where(alone.open, recalled, alone.mean))
 
 
 def test_a_keyframe_takes_the_place_of_what_was_only_moved_for_long():
-    backbone = recalling_backbone().eval()  # at a freshness below a half
-    context, action = backbone.start(1), torch.zeros(1, 5)
+    forecaster, plain = (make().requires_grad_(False) for make in (recalling, partial(motion, keyframes=6)))
+    plain.load_state_dict({k: v for k, v in forecaster.state_dict().items() if "recall" not in k}, strict=False)
+    memory, action = forecaster.start(torch.zeros(1, 4, 2, 2)), torch.zeros(1, 5)  # renewed at a freshness below a half
     taken = []
     for step in range(6):
-        frame = backbone.expect(action, context).mean
-        taken.append(not torch.equal(frame, backbone.expect(action, context, recall=False).mean))
+        frame = forecaster.expect(action, memory).mean
+        taken.append(not torch.equal(frame, plain.expect(action, memory).mean))
         frame = draw(1, 4, 2, 2) if step == 0 else frame  # the game's
-        context = backbone.append(frame, torch.zeros(1), action, context)
+        memory = forecaster.append(frame, torch.zeros(1), action, memory, frame)
     assert taken == [True, False, False, True, False, False]  # at first nothing is known
 
 
 def test_a_world_with_keyframes_is_the_same_after_saving_and_row_by_row(tmp_path):
-    world = tiny_world(recalling_backbone)
+    world = tiny_world(forecaster=recalling)
     again = bundle.load(bundle.save(world, tmp_path / "world"))
     address = noise.address_of([3, 4], world.device)
     action = torch.zeros(2, world.denoiser.backbone.config.action_width)

@@ -122,7 +122,7 @@ def denoiser_of(model):
         captured.append(denoise)
         return torch.zeros(shape)
 
-    model.sample(sampler, torch.zeros(1, 1), None, None)
+    model.sample(sampler, torch.zeros(1, 1), model.start(1), None)
     return captured[0]
 
 

@@ -50,7 +50,7 @@ def read_frame(backbone: Transformer, target: Stream, t: int, context: Rows) -> 
     latents, level, target_level, action = (
         x[:, t] for x in (target.latents, target.level, target.target_level, target.action)
     )
-    return backbone.read(latents, level, target_level, action, context, backbone.expect(action, context))
+    return backbone.read(latents, level, target_level, action, context)
 
 
 def append_frame(backbone: Transformer, history: Stream, t: int, context: Rows) -> Rows:

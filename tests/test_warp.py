@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_world import moving_backbone
+from tiny_world import motion
 
 from worldsim.models.warp import MARGIN, OLDEST, PATCH, Warp, WarpConfig
 from worldsim.types import Forecast
@@ -142,7 +142,7 @@ def test_the_spread_that_costs_least_is_the_true_one(warp):
 
 
 def test_training_leaves_the_linear_maps_alone():
-    names = {name for name, _ in moving_backbone().warp.named_parameters()}
+    names = {name for name, _ in motion().warp.named_parameters()}
     assert not names & {"unfold", "fold", "background"}
 
 

@@ -94,7 +94,7 @@ def test_a_prompt_clip_starts_like_the_shipped_prompt_of_the_same_frames():
     address = noise.address_of([4, 5])
     by_index, by_clip = world.initial(rows, address), world.initial(world.prompts.select(rows), address)
     assert torch.equal(by_index.latent, by_clip.latent)
-    assert torch.allclose(by_index.context.latents, by_clip.context.latents)
+    assert torch.allclose(by_index.context.history.latents, by_clip.context.history.latents)
 
 
 def test_a_prompt_with_missing_frames_is_refused():

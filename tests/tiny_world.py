@@ -12,6 +12,7 @@ from worldsim.diffusion.samplers import EulerSampler
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
+from worldsim.models.forecast import LastFrame, Motion, MotionConfig, MotionMemory
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.types import Clip, WorldInfo
@@ -31,51 +32,58 @@ def shake(module, seed=0):
     return module
 
 
-def conv_backbone(latent_shape=(4, 2, 2), action_width=5):
-    return ConvBackbone(
-        ConvBackboneConfig(latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16)
-    )
+def conv_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
+    sizes = {"window": WINDOW, "width": 16, "depth": 1, "condition_width": 16}
+    return ConvBackbone(ConvBackboneConfig(latent_shape, action_width, **sizes, told=told))
 
 
-def moving_backbone(latent_shape=(4, 2, 2), action_width=5, **more):
-    """Returns a convolutional backbone with a warp that knows some pictures."""
-    config = ConvBackboneConfig(
-        latent_shape, action_width, window=WINDOW, width=16, depth=1, condition_width=16, warp_width=8, **more
-    )
-    backbone, generator = ConvBackbone(config), torch.Generator().manual_seed(4)
-    shape = (32, 3, 8 * latent_shape[1], 8 * latent_shape[2])
-    backbone.start_from(torch.randn(shape, generator=generator), torch.randn((32, *latent_shape), generator=generator))
-    return backbone
-
-
-def recalling_backbone(latent_shape=(4, 2, 2), action_width=5):
-    """Returns a backbone with a warp and six keyframes."""
-    backbone = moving_backbone(latent_shape, action_width, keyframes=6, renewed=0.5)
-    shape = (6, 8 * latent_shape[1], 8 * latent_shape[2], 3)
-    backbone.remember(torch.randint(256, shape, generator=torch.Generator().manual_seed(5), dtype=torch.uint8))
-    return backbone
-
-
-def forgetful(context):
-    """Returns a context whose warp remembers nothing beside the newest frame, as in training."""
-    return replace(context, view=torch.zeros_like(context.view)) if hasattr(context, "view") else context
-
-
-def transformer_backbone(latent_shape=(4, 2, 2), action_width=5):
+def transformer_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
     config = TransformerConfig(
         latent_shape, action_width, width=16, depth=2, heads=2, kv_heads=1, time_layers=(0,), window=WINDOW + 1,
-        patch=1, registers=1,
+        patch=1, registers=1, told=told,
     )  # fmt: skip
     return Transformer(config)
 
 
-def tiny_world(backbone=conv_backbone, steps=2, context_level=0.1, provenance=None, game="counting"):
+def last_frame(latent_shape=(4, 2, 2), action_width=5):
+    return LastFrame()
+
+
+def motion(latent_shape=(4, 2, 2), action_width=5, **more):
+    """Returns a forecaster whose warp knows some pictures."""
+    sizes = {"window": WINDOW, "width": 8, "condition_width": 16}
+    forecaster, generator = Motion(MotionConfig(latent_shape, action_width, **sizes, **more)), torch.Generator()
+    generator.manual_seed(4)
+    images = torch.randn(32, 3, 8 * latent_shape[1], 8 * latent_shape[2], generator=generator)
+    forecaster.warp.start_from(images, torch.randn((32, *latent_shape), generator=generator))
+    return forecaster
+
+
+def recalling(latent_shape=(4, 2, 2), action_width=5):
+    """Returns a forecaster with a warp and six keyframes."""
+    forecaster = motion(latent_shape, action_width, keyframes=6, renewed=0.5)
+    shape = (6, 8 * latent_shape[1], 8 * latent_shape[2], 3)
+    forecaster.recall.start_from(
+        torch.randint(256, shape, generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    )
+    return forecaster
+
+
+def forgetful(memory):
+    """Returns a memory that holds nothing beside the last frames, as in training."""
+    return replace(memory, view=torch.zeros_like(memory.view)) if isinstance(memory, MotionMemory) else memory
+
+
+def tiny_world(
+    backbone=conv_backbone, forecaster=last_frame, steps=2, context_level=0.1, provenance=None, game="counting"
+):
     autoencoder = ConvAutoencoder(ConvAutoencoderConfig(SHAPE, latent_channels=4, widths=(8, 8), blocks=(1, 1)))
     shake(autoencoder, 1)
     autoencoder.set_statistics(torch.tensor([0.1, 0.0, -0.1, 0.2]), torch.tensor([0.5, 0.4, 0.6, 0.3]))
     codec = ActionCodec(SPACE)
-    network = shake(backbone(autoencoder.latent_shape, codec.width), 2)
-    denoiser = Denoiser(network, autoencoder.bound)
+    told = forecaster(autoencoder.latent_shape, codec.width)
+    network = backbone(autoencoder.latent_shape, codec.width, told=told.told)
+    denoiser = shake(Denoiser(network, autoencoder.bound, forecaster=told), 2)
     outcome = shake(OutcomeModel(OutcomeConfig(network.feature_width, codec.width, width=8, bins=9)), 3)
     info = WorldInfo("tiny", game, 15.0, SPACE, SHAPE, provenance=provenance or {})
     prompts = random_clip(4, WINDOW, autoencoder.latent_shape, codec)

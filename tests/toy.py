@@ -15,7 +15,7 @@ from worldsim.diffusion.levels import UniformLevels
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.layers import level_features
 from worldsim.objectives.denoising import DenoisingConfig, denoising_loss
-from worldsim.types import Clip, Forecast, Stream
+from worldsim.types import Clip, Stream
 
 CENTRES = torch.tensor([[1.2, 0.3], [-0.7, 1.1], [-0.5, -1.2]])
 SHARES = torch.tensor([0.5, 0.2, 0.3])
@@ -31,7 +31,7 @@ class ToyConfig:
 class ToyBackbone(nn.Module):
     """`count` MLPs; the rows of a batch belong to them in equal, consecutive parts."""
 
-    config, feature_width, num_keyframes, followed = ToyConfig(), WIDTH, 0, 1.0
+    config, feature_width = ToyConfig(), WIDTH
 
     def __init__(self, count: int, generator: torch.Generator):
         super().__init__()
@@ -41,20 +41,11 @@ class ToyBackbone(nn.Module):
         self.weights = nn.ParameterList(weights)
         self.biases = nn.ParameterList(torch.zeros(count, 1, b) for _, b in sizes)
 
-    def forward(self, history: Stream, target: Stream, forecast: Forecast):
-        out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None, None)
+    def forward(self, history: Stream, target: Stream):
+        out, features = self.read(target.latents[:, 0], target.level[:, 0], None, None, None)
         return out[:, None], features[:, None]
 
-    def foresee(self, history: Stream, action, recall=True):
-        return self.expect(action, None)
-
-    def error(self, forecast: Forecast, clean):
-        return clean.new_zeros(clean.shape[:-3])
-
-    def size(self, change):
-        return change.square().mean((-3, -2, -1))
-
-    def read(self, x, level, target_level, action, context, forecast):
+    def read(self, x, level, target_level, action, context):
         h = torch.cat((x.flatten(1), level_features(level, FEATURES)), 1).reshape(
             len(self.weights[0]), -1, 2 + 2 * FEATURES
         )
@@ -63,8 +54,8 @@ class ToyBackbone(nn.Module):
         out = torch.baddbmm(self.biases[-1], h, self.weights[-1])
         return out.reshape(x.shape), h.reshape(len(x), WIDTH, 1, 1)
 
-    def expect(self, action, context, recall=True):
-        return Forecast(torch.zeros(()))
+    def start(self, rows):
+        return torch.zeros(rows, 0)
 
     def part(self, index: int) -> "ToyBackbone":
         """Returns one of the MLPs."""
@@ -149,7 +140,7 @@ def sample(model: Denoiser, sampler, rows: int, seed: int = 1):
         return torch.randn(rows, 2, 1, 1, generator=generator)
 
     with torch.no_grad():
-        return model.sample(sampler, torch.zeros(rows, 1), None, noise)[0].reshape(rows, 2)
+        return model.sample(sampler, torch.zeros(rows, 1), model.start(rows), noise)[0].reshape(rows, 2)
 
 
 def sliced_distance(a, b, directions: int = 32):

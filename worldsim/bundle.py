@@ -38,17 +38,19 @@ from worldsim.files import save_tensors, sync_folder, write_json
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
+from worldsim.models.forecast import LastFrame, Motion, MotionConfig
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
-from worldsim.types import Clip, Sampler, WorldInfo
+from worldsim.types import Clip, Forecaster, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WORLDS = Path(__file__).parent / "worlds"
 MODULES = {
     "ConvAutoencoder": (ConvAutoencoder, ConvAutoencoderConfig),
     "ConvBackbone": (ConvBackbone, ConvBackboneConfig),
     "Transformer": (Transformer, TransformerConfig),
+    "Motion": (Motion, MotionConfig),
     "OutcomeModel": (OutcomeModel, OutcomeConfig),
 }
 PROCESSES = (RectifiedFlow, VPLinear, VPCosine, VarianceExploding, DiscreteVP)
@@ -63,6 +65,7 @@ SAMPLERS = (
 )  # fmt: skip
 GRIDS = (grids.UniformGrid, grids.TrailingGrid, grids.KarrasGrid, grids.LogSNRGrid)
 VALUES = {cls.__name__: cls for cls in (*PROCESSES, *PREDICTIONS, *SAMPLERS, *GRIDS, Guidance)}
+OF_A_WARP = ("warp_width", "keyframes", "renewed", "followed")  # sizes of a backbone in format version 1
 WEIGHTS = ("autoencoder", "denoiser", "outcome", "prompts")
 
 
@@ -176,6 +179,7 @@ def _describe(world: WorldModel) -> dict[str, Any]:
         "parts": {
             "autoencoder": _plain(world.autoencoder, world.autoencoder.config),
             "backbone": _plain(denoiser.backbone, denoiser.backbone.config),
+            "forecaster": _plain_forecaster(denoiser.forecaster),
             "outcome": _plain(world.outcome, world.outcome.config),
             "process": _plain_value(denoiser.process),
             "prediction": _plain_value(denoiser.prediction),
@@ -187,6 +191,11 @@ def _describe(world: WorldModel) -> dict[str, Any]:
 
 def _plain(part: nn.Module, config: Any) -> dict[str, Any]:
     return {"class": type(part).__name__, "config": asdict(config)}
+
+
+def _plain_forecaster(forecaster: Forecaster) -> dict[str, Any] | None:
+    """Returns the description of a forecaster that has weights; None stands for the last frame, kept."""
+    return _plain(forecaster, forecaster.config) if isinstance(forecaster, Motion) else None
 
 
 def _plain_value(value: Any) -> Any:
@@ -204,10 +213,12 @@ def _build(
     guidance: Guidance | None,
 ) -> WorldModel:
     parts = text["parts"]
+    described = parts.get("forecaster")
     with torch.random.fork_rng(devices=[]):  # modules draw weights that the bundle's replace
         autoencoder, backbone, outcome = (_module(parts[name]) for name in ("autoencoder", "backbone", "outcome"))
+        forecaster = LastFrame() if described is None else _module(described)
     process, prediction = (_value(parts[name]) for name in ("process", "prediction"))
-    denoiser = Denoiser(backbone, autoencoder.bound, process, prediction)
+    denoiser = Denoiser(backbone, autoencoder.bound, process, prediction, forecaster)
     for name, module in (("autoencoder", autoencoder), ("denoiser", denoiser), ("outcome", outcome)):
         module.load_state_dict(weights[name])  # copies into float32 parameters
         module.to(device)
@@ -228,7 +239,12 @@ def module_of(config: Any) -> nn.Module:
 
 def _module(part: dict) -> nn.Module:
     _, config = _known(MODULES, part["class"])
-    return module_of(config(**{key: _tuple(value) for key, value in part["config"].items()}))
+    sizes = {key: _tuple(value) for key, value in part["config"].items()}
+    if part["class"] == "ConvBackbone":
+        if sizes.get("warp_width"):
+            raise ValueError("expected a world of format version 2, found one of 1 with a warp in it; train it again")
+        sizes = {key: value for key, value in sizes.items() if key not in OF_A_WARP}
+    return module_of(config(**sizes))
 
 
 def _value(part: Any) -> Any:

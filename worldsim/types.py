@@ -145,13 +145,13 @@ class Grid(Protocol):
 
 @dataclass(frozen=True)
 class Forecast(Rows):
-    """What a backbone knows of the next latents before any noise, and so what is left for diffusion to tell.
+    """What is expected of the next latents before any noise, and so what is left for diffusion to tell.
 
     With a spread that is the residual, (latent - mean) / spread (Yang et al. 2022), where the frame is open; elsewhere
     the mean stands. Without, it is the latent itself, and the mean is what a network that says nothing repeats.
     """
 
-    mean: Tensor  # [... c h w]: the newest past latent (zeros where there is none), moved as the action says, recalled
+    mean: Tensor  # [... c h w]
     spread: Tensor | None = None  # [... c h w], above 0
     open: Tensor | None = None  # bool [... 1 h w], where the mean may be wrong altogether; goes with a spread
 
@@ -163,67 +163,62 @@ class Forecast(Rows):
         """Returns the latent of a residual `[... c h w]`; of what that adds to a mean, the share `followed`."""
         return residual if self.spread is None else self.mean + followed * self.spread * residual * self.open
 
+    def beside(self, x: Tensor) -> Tensor:
+        """Returns a network's input: x `[... c h w]` and, with a spread, the mean and how wide that is on average."""
+        if self.spread is None:
+            return x
+        return torch.cat((x, self.mean.to(x.dtype), self.spread.mean(-3, keepdim=True).to(x.dtype)), -3)
+
+
+class Forecaster(Protocol):
+    """What is expected of the next frame, in two forms that agree: whole clips and one frame at a time.
+
+    They differ only by what is remembered beside the last frames, which the second form builds up.
+    """
+
+    told: int  # channels that its forecasts add beside x, see `Forecast.beside`
+    followed: float  # of what diffusion adds to a forecast's mean, the share that a dream takes
+
+    def start(self, like: Tensor) -> Any: ...  # zeros [b c h w] -> an empty memory (tensors, rows first)
+    def expect(self, action: Tensor, memory: Any) -> Forecast: ...  # of the next frame, [b c h w]
+    def append(self, x: Tensor, level: Tensor, action: Tensor, memory: Any, clean: Tensor) -> Any: ...
+
+    # one frame x, noised to `level` from `clean`, enters; returns the new memory, leaves the old one intact
+
+    def foresee(self, history: Stream, action: Tensor) -> Forecast: ...
+
+    # -> of the frames [b n c h w] at the history's end, given the actions [b n a] that lead to them
+
+    def size(self, change: Tensor) -> Tensor: ...  # of a change of latents [... c h w], the loss [...]
+
 
 class Backbone(Protocol):
     """A network over a history of frames, in two forms that compute the same: whole clips and one frame at a time.
 
-    But for what a warp remembers beside the newest frame, which only the second form builds up.
-
     The history's frames stand before the target's last one: with `m` history frames and `n <= m + 1` target frames,
     target frame i stands at position m - n + 1 + i of the clip and sees history frames strictly before its position
     (as far as the window reaches), its own noisy latent, and its own action. History is never seen by itself in the
-    future, and targets never see one another.
+    future, and targets never see one another. Beside a target's latents may stand what a forecaster says of it.
     """
 
     config: Any
     feature_width: int
-    followed: float  # of what diffusion adds to a forecast's mean, the share that a dream takes
-    num_keyframes: int  # about how many frames, uint8 [n H W 3], `remember` wants before training; most want 0
 
-    def start_from(self, images: Tensor, latents: Tensor) -> None: ...
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]: ...
 
-    # before training: what latents [n c h w] look like, as images [n 3 H W] in [-1, 1]; most need not know
-
-    def foresee(self, history: Stream, action: Tensor, recall: bool = True) -> Forecast: ...
-
-    # -> of the target frames, [b n c h w], given their actions [b n a]; where the backbone has keyframes, they tell the
-    # mean of what is open, and of frames that have been moved too often; not without `recall`
-
-    def error(self, forecast: Forecast, clean: Tensor) -> Tensor: ...
-
-    # -> how wrong a forecast is about clean latents [... c h w], a loss [...]; zeros where there is nothing to learn
-
-    def size(self, change: Tensor) -> Tensor: ...
-
-    # -> the mean square of a change of latents [... c h w], [...]; where pictures are known, half of it as they show it
-
-    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]: ...
-
-    # -> out [b n c h w], features [b n d h w]; `forecast` is what `foresee` says, which is asked for where it is None
+    # target latents [b n c+told h w] -> out [b n c h w], features [b n d h w]
 
     def start(self, rows: int) -> Any: ...  # an empty context (a dataclass of tensors, rows first)
 
-    def expect(self, action: Tensor, context: Any, recall: bool = True) -> Forecast: ...
-
-    # -> of the next frame, [b c h w]
-
     def read(
-        self,
-        x: Tensor,
-        level: Tensor,
-        target_level: Tensor,
-        action: Tensor,
-        context: Any,
-        forecast: Forecast,
+        self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Any
     ) -> tuple[Tensor, Tensor]: ...
 
-    # x [b c h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; no context is written.
-    # `forecast` is what `expect` says, once a frame: it is the same at all levels
+    # x [b c+told h w], level and target_level [b], action [b a] -> out [b c h w], features [b d h w]; writes nothing
 
-    def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any, clean: Tensor | None = None) -> Any: ...
+    def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
 
-    # one frame enters the history, at the level it really has; returns the new context, leaves the old one intact.
-    # `clean` is the frame before noise (None: it had none), for what moves it rather than reads it
+    # one frame [b c h w] enters the history, at the level it really has; returns the new context, leaves the old intact
 
 
 class Sampler(Protocol):

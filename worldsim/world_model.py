@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from worldsim.actions import ActionCodec
 from worldsim.diffusion.flow import count_evaluations
 from worldsim.diffusion.guidance import Guidance
 from worldsim.diffusion.samplers import EulerSampler
-from worldsim.models.denoiser import Denoiser
+from worldsim.models.denoiser import Context, Denoiser
 from worldsim.models.outcome import OutcomeDistribution, OutcomeModel
 from worldsim.types import Autoencoder, Clip, Outcome, Rows, Sampler, WorldInfo
 
@@ -28,7 +27,7 @@ from worldsim.types import Autoencoder, Clip, Outcome, Rows, Sampler, WorldInfo
 class WorldState(Rows):
     """Everything a row of a dream is; `clone` it to branch."""
 
-    context: Any  # the backbone's history, rows first
+    context: Context  # the past as the denoiser keeps it, rows first
     latent: Tensor  # [b c h w], the current frame
     age: Tensor  # [b] int64, steps since `initial`
     address: Tensor  # [b 3] int64: row seed, episode, step; the address of the noise
@@ -100,7 +99,7 @@ class WorldModel:
             return replace(self._prompt_states.select(prompt), address=address)
         if not prompt.valid.all():
             raise ValueError("expected a prompt whose frames are all valid, found missing frames; start it later")
-        context = self.denoiser.backbone.start(len(prompt.latents))
+        context = self.denoiser.start(len(prompt.latents))
         for index in range(prompt.latents.shape[1]):
             latent, action = self.denoiser.clamp(prompt.latents[:, index]), prompt.action[:, index]
             draw = noise.normal(address, tuple(latent.shape[1:]), noise.COMMIT + ((index + 1) << noise.INDEX))
@@ -165,6 +164,6 @@ class WorldModel:
         """Encodes uint8 frames `[... H W 3]` as latents `[... c h w]`."""
         return self.autoencoder.encode(frames.to(self.device))
 
-    def _commit(self, latent: Tensor, action: Tensor, context: Any, draw: Tensor) -> Any:
+    def _commit(self, latent: Tensor, action: Tensor, context: Context, draw: Tensor) -> Context:
         level = torch.full((len(latent),), self.context_level, device=latent.device)
         return self.denoiser.commit(latent, level, draw, action, context)

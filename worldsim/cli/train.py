@@ -50,6 +50,7 @@ def build_preset(preset: dict[str, Any], backbone: str, config: DictConfig) -> P
         backbone=chosen["config"],
         dynamics=chosen["dynamics"],
         clip_length=chosen["clip_length"],
+        forecaster=chosen.get("forecaster"),
         forecast=chosen.get("forecast"),
         denoising=replace(chosen["denoising"], levels=instantiate(config.levels), weight=instantiate(config.weighting)),
         process=instantiate(config.process),

@@ -7,7 +7,7 @@ Leaves out what guidance is, which wraps the callable, and the weights' average,
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,19 +15,30 @@ from torch import Tensor, nn
 from worldsim.diffusion.guidance import Guidance
 from worldsim.diffusion.prediction import CleanPrediction, Prediction, check, to_clean
 from worldsim.diffusion.process import RectifiedFlow, add_noise, expand, unit_variance
-from worldsim.types import Backbone, Denoise, Forecast, Noise, NoiseProcess, Sampler, Stream
+from worldsim.models.forecast import LastFrame
+from worldsim.types import Backbone, Denoise, Forecast, Forecaster, Noise, NoiseProcess, Rows, Sampler, Stream
 
 HISTORY = RectifiedFlow()
 """How context is noised, whatever the process: its level is the share of noise (conditioning augmentation)."""
 
 
+@dataclass(frozen=True)
+class Context(Rows):
+    """The past of every row, as the backbone and as the forecaster keep it."""
+
+    history: Any
+    memory: Any
+
+
 class Denoiser(nn.Module):
     """Clean latents from noisy ones, given a history: whole clips by `forward`, one frame by `sample` and `commit`.
 
-    Noise is on what the backbone's forecast leaves open: the latent, or its residual. What is predicted, in the
-    prediction's terms, is the difference to the forecast's mean: a network that says nothing repeats that, as far as x
-    does not tell better.
+    Noise is on what the forecast leaves open: the latent, or its residual. What is predicted, in the prediction's
+    terms, is the difference to the forecast's mean: a network that says nothing repeats that, as far as x does not tell
+    better.
     """
+
+    bound: Tensor  # [2 c 1 1]: lowest and highest value of each latent channel
 
     def __init__(
         self,
@@ -35,11 +46,12 @@ class Denoiser(nn.Module):
         bound: Tensor,
         process: NoiseProcess | None = None,
         prediction: Prediction | None = None,
+        forecaster: Forecaster | None = None,
     ):
         """Raises ValueError where the prediction cannot start from the process' pure noise."""
         super().__init__()
-        self.backbone = backbone
-        self.register_buffer("bound", bound.clone())  # [2 c 1 1]: lowest and highest value of each latent channel
+        self.backbone, self.forecaster = backbone, forecaster or LastFrame()
+        self.register_buffer("bound", bound.clone())
         self.process = process or RectifiedFlow()
         self.prediction = prediction or CleanPrediction()
         check(self.prediction, self.process)
@@ -47,22 +59,28 @@ class Denoiser(nn.Module):
     def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
         """Returns clean latents `[b n c h w]` (float32) and features `[b n d h w]` for noisy residuals of a forecast.
 
-        `forecast` is what the backbone foresees of the targets, for those who have asked it already.
+        `forecast` is what is foreseen of the targets, for those who have asked already.
         """
         x, level = target.latents, target.level
-        forecast = self.backbone.foresee(history, target.action) if forecast is None else forecast
-        output, features = self.backbone(history, replace(target, latents=self._scaled(x, level)), forecast)
+        forecast = self.forecaster.foresee(history, target.action) if forecast is None else forecast
+        told = replace(target, latents=forecast.beside(self._scaled(x, level)))
+        output, features = self.backbone(history, told)
         return self._clean(output, x, level, forecast), features
 
     def clamp(self, clean: Tensor) -> Tensor:
         """Clamps clean latents `[... c h w]` to what the codec can produce, which keeps a closed loop bounded."""
         return clean.clamp(self.bound[0], self.bound[1])
 
+    def start(self, rows: int) -> Context:
+        """Returns the context of rows that have seen no frame yet."""
+        like = self.bound.new_zeros(rows, *self.backbone.config.latent_shape)
+        return Context(self.backbone.start(rows), self.forecaster.start(like))
+
     def sample(
         self,
         sampler: Sampler,
         action: Tensor,
-        context: Any,
+        context: Context,
         noise: Noise,
         guidance: Guidance | None = None,
         null: Tensor | None = None,
@@ -72,13 +90,13 @@ class Denoiser(nn.Module):
         `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame, the context being shared.
         """
         shape = (action.shape[0], *self.backbone.config.latent_shape)
-        features, forecast = None, self.backbone.expect(action, context)
+        features, forecast = None, self.forecaster.expect(action, context.memory)
 
-        def given(action: Tensor, context: Any, forecast: Forecast) -> Denoise:
+        def given(action: Tensor, context: Context, forecast: Forecast) -> Denoise:
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
                 nonlocal features
-                x_scaled = self._scaled(x, level)
-                output, features = self.backbone.read(x_scaled, level, target_level, action, context, forecast)
+                told = forecast.beside(self._scaled(x, level))
+                output, features = self.backbone.read(told, level, target_level, action, context.history)
                 return forecast.residual(self.clamp(self._clean(output, x, level, forecast)))
 
             return denoise
@@ -86,15 +104,17 @@ class Denoiser(nn.Module):
         denoise = given(action, context, forecast)
         if guidance is not None:
             is_action = guidance.drops == "action"
-            less = (null.expand_as(action), context) if is_action else (action, self.backbone.start(len(action)))
-            residual_of = forecast if forecast.spread is not None else self.backbone.expect(*less)
+            less = (null.expand_as(action), context) if is_action else (action, self.start(len(action)))
+            residual_of = forecast if forecast.spread is not None else self.forecaster.expect(less[0], less[1].memory)
             denoise = guidance(denoise, given(*less, residual_of))
         residual = sampler(denoise, self.process, shape, noise)
-        return self.clamp(forecast.latent(residual, self.backbone.followed)), features
+        return self.clamp(forecast.latent(residual, self.forecaster.followed)), features
 
-    def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context):
+    def commit(self, latent: Tensor, level: Tensor, noise: Tensor, action: Tensor, context: Context) -> Context:
         """Returns the context with one more frame, noised to `level [b]` and labelled so."""
-        return self.backbone.append(add_noise(HISTORY, latent, noise, level), level, action, context, latent)
+        x = add_noise(HISTORY, latent, noise, level)
+        history = self.backbone.append(x, level, action, context.history)
+        return Context(history, self.forecaster.append(x, level, action, context.memory, latent))
 
     def _scaled(self, x: Tensor, level: Tensor) -> Tensor:
         """Returns the network's input: the only place where x is scaled, for every process and prediction."""

@@ -29,7 +29,7 @@ from worldsim.models.attention import (
     time_angles,
 )
 from worldsim.models.layers import level_features, zero_init
-from worldsim.types import Forecast, Stream
+from worldsim.types import Stream
 
 LEVEL_FEATURES = 32
 
@@ -48,6 +48,7 @@ class TransformerConfig:
     window: int = 64  # frames a time layer sees, the current one included
     patch: int = 1
     registers: int = 4
+    told: int = 0  # channels beside the latents, of what a forecaster says
 
     def __post_init__(self) -> None:
         for name in ("latent_shape", "time_layers"):  # lists, when they come from JSON or YAML
@@ -57,8 +58,8 @@ class TransformerConfig:
         self._check_layers()
 
     def _check_counts(self) -> None:
-        least = {"registers": 0, "window": 2}
-        for name in ("action_width", "width", "depth", "heads", "kv_heads", "window", "patch", "registers"):
+        least = {"registers": 0, "window": 2, "told": 0}
+        for name in ("action_width", "width", "depth", "heads", "kv_heads", "window", "patch", "registers", "told"):
             value, low = getattr(self, name), least.get(name, 1)
             _require(value >= low, f"{name} must be at least {low}, found {value}; raise it.")
         shape = self.latent_shape
@@ -141,9 +142,9 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.config, self.feature_width, self.num_keyframes, self.followed = config, config.width, 0, 1.0
+        self.config, self.feature_width = config, config.width
         width, values = config.width, config.latent_shape[0] * config.patch**2
-        self.patch_in = nn.Linear(2 * values, width)
+        self.patch_in = nn.Linear(2 * values + config.told * config.patch**2, width)
         self.token_table = nn.Parameter(torch.randn(config.tokens, width) * 0.02)  # positions, registers, action token
         self.action_token = nn.Linear(config.action_width, width, bias=False)
         self.action_condition = nn.Linear(config.action_width, width, bias=False)
@@ -154,27 +155,11 @@ class Transformer(nn.Module):
         self.head = zero_init(nn.Linear(width, values))
         self.copy_gate = zero_init(nn.Linear(width, config.latent_shape[0]))
 
-    def start_from(self, images: Tensor, latents: Tensor) -> None:
-        """Needs to know nothing of what latents look like."""
-
-    def foresee(self, history: Stream, action: Tensor, recall: bool = True) -> Forecast:
-        """Returns the newest latents [b n c h w] before each of n frames at the history's end."""
-        position = torch.arange(action.shape[1], device=action.device) + history.latents.shape[1] + 1 - action.shape[1]
-        return Forecast(_before(history)[0][:, position])
-
-    def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
-        """Has nothing to learn of what is foreseen."""
-        return clean.new_zeros(clean.shape[:-3])
-
-    def size(self, change: Tensor) -> Tensor:
-        """Returns the mean square of a change of latents `[... c h w]`, `[...]`; see `types.Backbone`."""
-        return change.square().mean((-3, -2, -1))
-
-    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
         """Computes every target frame at once. -> out [b n c h w], features [b n d h w]"""
         self._check_streams(history, target)
         known = history.latents.shape[1]
-        frames, position = _side_by_side(history, target)
+        frames, position = _side_by_side(history, target, self.config.told)
         x, condition = self._embed(frames)
         mask = band_mask(position, history.valid, self.config.window)
         band = Band(time_angles(position, self.config.head_dim, precise(x.dtype)), mask)
@@ -200,15 +185,9 @@ class Transformer(nn.Module):
         )
 
     def read(
-        self,
-        x: Tensor,
-        level: Tensor,
-        target_level: Tensor,
-        action: Tensor,
-        context: Context,
-        forecast: Forecast,
+        self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Context
     ) -> tuple[Tensor, Tensor]:
-        """Computes one frame after the context, which holds what is foreseen. -> out [b c h w], features [b d h w]"""
+        """Computes one frame after the context. -> out [b c h w], features [b d h w]"""
         frames = _one_frame(x, level, target_level, action, context)
         x, condition = self._embed(frames)
         mixes = self._mixes(rings(context))
@@ -216,24 +195,19 @@ class Transformer(nn.Module):
         out, features = self._decode(x, condition, frames.last)
         return out[:, 0], features[:, 0]
 
-    def expect(self, action: Tensor, context: Context, recall: bool = True) -> Forecast:
-        """Returns the newest past latent [b c h w], zeros where there is none."""
-        return Forecast(context.last)
-
-    def append(
-        self, x: Tensor, level: Tensor, action: Tensor, context: Context, clean: Tensor | None = None
-    ) -> Context:
+    def append(self, x: Tensor, level: Tensor, action: Tensor, context: Context) -> Context:
         """Returns a new context in which the frame x, noised to `level`, is the last; the old one stays as it is."""
-        frames = _one_frame(x, level, torch.zeros_like(level), action, context)
+        frames = _one_frame(_widen(x, self.config.told), level, torch.zeros_like(level), action, context)
         tokens, condition = self._embed(frames)
         layers = self.config.time_layers
         _, kept = self._run(range(layers[-1] + 1), tokens, self._modulation(condition), self._mixes(rings(context)))
         return context.push(x, level, [kept[i] for i in layers])
 
     def _check_streams(self, history: Stream, target: Stream) -> None:
-        for name, stream in (("history", history), ("target", target)):
+        c, h, w = self.config.latent_shape
+        for name, stream, told in (("history", history, 0), ("target", target, self.config.told)):
             found = (*stream.latents.shape[2:], stream.action.shape[-1])
-            expected = (*self.config.latent_shape, self.config.action_width)
+            expected = (c + told, h, w, self.config.action_width)
             message = f"{name} must have latent sizes and action width {expected}, found {found}; check the config."
             _require(found == expected, message)
         known, wanted = history.latents.shape[1], target.latents.shape[1]
@@ -295,7 +269,7 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return normalise(x) * (1 + scale) + shift
 
 
-def _side_by_side(history: Stream, target: Stream) -> tuple[_Frames, Tensor]:
+def _side_by_side(history: Stream, target: Stream, told: int) -> tuple[_Frames, Tensor]:
     """Joins history [b m ...] and target [b n ...] in time; returns the frames and their positions [m+n]."""
     known, wanted = history.latents.shape[1], target.latents.shape[1]
     order = torch.arange(known + 1, device=history.latents.device)
@@ -303,7 +277,7 @@ def _side_by_side(history: Stream, target: Stream) -> tuple[_Frames, Tensor]:
     before, before_level = _before(history)
     target_level = torch.zeros_like(target.level) if target.target_level is None else target.target_level
     frames = _Frames(
-        latents=torch.cat([before[:, 1:], target.latents], dim=1),
+        latents=torch.cat([_widen(before[:, 1:], told), target.latents], dim=1),
         level=torch.cat([history.level, target.level], dim=1),
         target_level=torch.cat([torch.zeros_like(history.level), target_level], dim=1),
         action=torch.cat([history.action, target.action], dim=1),
@@ -311,6 +285,11 @@ def _side_by_side(history: Stream, target: Stream) -> tuple[_Frames, Tensor]:
         last_level=before_level[:, position],
     )
     return frames, position
+
+
+def _widen(latents: Tensor, told: int) -> Tensor:
+    """Returns latents [... c h w] with zeros where a target has what a forecaster says."""
+    return F.pad(latents, (0, 0, 0, 0, 0, told))
 
 
 def _before(history: Stream) -> tuple[Tensor, Tensor]:

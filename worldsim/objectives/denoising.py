@@ -61,35 +61,31 @@ def denoising_loss(
     history = noisy_history(seen, config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = dropped_actions(clip, null, config, draw)
-    forecast = denoiser.backbone.foresee(history, action)
-    guess = (denoiser.backbone.error(forecast, clean) * valid).sum() / valid.sum()
+    with torch.no_grad():  # what is foreseen is learned before, and stands
+        forecast = denoiser.forecaster.foresee(history, action)
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
     level, target_level = _levels(rows, len(clean), n, denoiser.process, config, draw)
-    known = map_rows(torch.detach, forecast)
-    noisy = add_noise(denoiser.process, known.residual(clean), draw.normal(clean.shape), level)
+    noisy = add_noise(denoiser.process, forecast.residual(clean), draw.normal(clean.shape), level)
     target = Stream(noisy, level, action, valid, target_level)
     goal = clean
     if rows:
         first = torch.arange(rows, device=clean.device)
-        own = shortcut_goal(teacher, history.select(first), target.select(first), known.select(first), config)
+        own = shortcut_goal(teacher, history.select(first), target.select(first), forecast.select(first), config)
         goal = torch.cat((own, clean[rows:]))
-    output, _ = denoiser(history, target, known)
-    error = denoiser.backbone.size(output - goal)
+    output, _ = denoiser(history, target, forecast)
+    error = denoiser.forecaster.size(output - goal)
     weighted = error * config.weight(level, denoiser.process) * valid
     plain = (error[rows:].detach() * valid[rows:]).sum() / valid[rows:].sum().clamp_min(1)
     total = weighted.sum() / valid.sum()
-    return Loss(
-        total + guess,
-        {"error": plain, "forecast": guess.detach(), "shortcut": error[:rows].detach().sum() / max(rows * n, 1)},
-    )
+    return Loss(total, {"error": plain, "shortcut": error[:rows].detach().sum() / max(rows * n, 1)})
 
 
-def forecast_loss(denoiser, clip: Clip, null: Tensor, config: DenoisingConfig, *, generator: torch.Generator) -> Loss:
-    """Returns the loss, on a clip `[b t …]`, of what the backbone foresees alone: several times as fast to learn."""
+def forecast_loss(motion, clip: Clip, null: Tensor, config: DenoisingConfig, *, generator: torch.Generator) -> Loss:
+    """Returns the loss of a `Motion`'s forecasts on a clip `[b t …]`."""
     draw = Draws(clip.latents, generator)
     history, action = noisy_history(clip, config, draw), dropped_actions(clip, null, config, draw)
     clean, valid = (x[:, -config.num_targets :] for x in (clip.latents, clip.valid))
-    error = denoiser.backbone.error(denoiser.backbone.foresee(history, action, recall=False), clean)
+    error = motion.warp.error(motion.foresee(history, action), clean)
     return Loss((error * valid).sum() / valid.sum(), {})
 
 
@@ -125,7 +121,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
         history = noisy_history(map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         level = torch.ones_like(frame.reward)
-        forecast = teacher.backbone.foresee(history, frame.action)
+        forecast = teacher.forecaster.foresee(history, frame.action)
         noise = start(teacher.process, draw.normal(frame.latents.shape))
         target = Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level))
         sample, _ = teacher(history, target, forecast)

@@ -47,7 +47,7 @@ def outcome_loss(
     levels = torch.tensor(LAST_LEVELS, device=last.device)
     level = levels[(draw.uniform(len(last), 1) * len(levels)).long()]
     with torch.no_grad():
-        forecast = denoiser.backbone.foresee(history, action)
+        forecast = denoiser.forecaster.foresee(history, action)
         noisy = add_noise(denoiser.process, forecast.residual(last), draw.normal(last.shape), level)
         target = Stream(noisy, level, action, clip.valid[:, -1:], torch.zeros_like(level))
         _, features = denoiser(history, target, forecast)

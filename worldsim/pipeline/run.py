@@ -52,7 +52,8 @@ class Preset:
     dynamics: StageSizes
     outcome: StageSizes
     clip_length: int
-    forecast: StageSizes | None = None  # where what the backbone foresees is learned first, alone, and then stands
+    forecaster: Callable[..., Any] | None = None  # one that learns, before the backbone does; None keeps the last frame
+    forecast: StageSizes | None = None  # goes with a forecaster
     steps: int = 4
     context_level: float = 0.1
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
@@ -62,8 +63,8 @@ class Preset:
     def __post_init__(self):
         check(self.prediction, self.process)  # before the codec is trained, not after
         check_weight(self.denoising.weight, self.prediction, self.process)
-        if self.forecast is not None and not getattr(self.backbone, "keywords", {}).get("warp_width"):
-            raise ValueError("expected a backbone with a warp_width above 0, whose forecast can learn, found none")
+        if (self.forecaster is None) != (self.forecast is None):
+            raise ValueError("expected a forecaster and the sizes of its training (forecast) together, found one alone")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.sheet import contact_sheet
 from worldsim.models.autoencoder import ConvAutoencoder
 from worldsim.models.denoiser import Denoiser
+from worldsim.models.forecast import LastFrame, Motion
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.objectives.denoising import denoising_loss, forecast_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
@@ -39,7 +40,7 @@ from worldsim.world_model import WorldModel
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
 CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.07  # of the minutes; dynamics gets what the others leave
-FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has what is foreseen learn first
+FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has a forecaster that learns
 SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
@@ -150,13 +151,17 @@ def encode(run: Run, autoencoder: nn.Module) -> LatentStore:
     return latents
 
 
-def _parts(run: Run, backbone: nn.Module) -> tuple[list[int], list[int]]:
+def _parts(run: Run, keyframes: int) -> tuple[list[int], list[int]]:
     """Returns the training episodes whose frames are remembered and those learned from.
 
     Every other one where there are keyframes: what is learned from must be recalled from elsewhere, as in a dream.
     """
     episodes = run.training_episodes
-    return (episodes[::2], episodes[1::2] or episodes) if backbone.num_keyframes else ([], episodes)
+    return (episodes[::2], episodes[1::2] or episodes) if keyframes else ([], episodes)
+
+
+def _num_keyframes(denoiser: Denoiser) -> int:
+    return denoiser.forecaster.config.keyframes if isinstance(denoiser.forecaster, Motion) else 0
 
 
 def _keyframes(run: Run, episodes: Sequence[int], count: int) -> torch.Tensor:
@@ -168,25 +173,20 @@ def _keyframes(run: Run, episodes: Sequence[int], count: int) -> torch.Tensor:
 
 
 def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> Denoiser:
-    """Trains the denoiser, ordinary and shortcut rows in the same batches; what is foreseen may come first."""
+    """Trains the denoiser, ordinary and shortcut rows in the same batches; a forecaster that learns comes first."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length = preset.dynamics, preset.clip_length
+    shapes = {"latent_shape": autoencoder.latent_shape, "action_width": codec.width}
+    forecaster = LastFrame() if preset.forecaster is None else train_forecaster(run, shapes, autoencoder, latents)
     with seeded(run.seed + 1):
-        backbone = bundle.module_of(preset.backbone(latent_shape=autoencoder.latent_shape, action_width=codec.width))
+        backbone = bundle.module_of(preset.backbone(**shapes, told=forecaster.told))
     if not backbone.config.window < length > preset.denoising.num_targets:
         raise ValueError(
             f"expected clip_length above window={backbone.config.window} and "
             f"num_targets={preset.denoising.num_targets}, found {length}"
         )
-    frames = _statistics_frames(run)
-    backbone.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
-    model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction)
-    if preset.forecast is not None:
-        model.load_state_dict(train_forecast(run, model, latents).state_dict())
-        backbone.settle()
-    remembered, learned = _parts(run, backbone)
-    if backbone.num_keyframes:
-        backbone.remember(_keyframes(run, remembered, backbone.num_keyframes))
+    model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction, forecaster)
+    learned = _parts(run, _num_keyframes(model))[1]
     null, sampler = codec.null.to(device), WindowSampler(run.store, learned, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
@@ -209,9 +209,13 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.torch_device).eval()
 
 
-def train_forecast(run: Run, denoiser: Denoiser, latents: LatentStore) -> nn.Module:
-    """Trains what the denoiser's backbone foresees, alone, and returns the denoiser with averaged weights."""
+def train_forecaster(run: Run, shapes: dict, autoencoder: nn.Module, latents: LatentStore) -> Motion:
+    """Trains a forecaster, gives it its keyframes, and returns it: from here on it stands."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
+    frames = _statistics_frames(run)
+    with seeded(run.seed + 3):
+        model = Motion(preset.forecaster(**shapes))
+    model.warp.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, preset.clip_length, run.seed)
 
     def objective(model, average, clip, progress, generator):
@@ -221,9 +225,13 @@ def train_forecast(run: Run, denoiser: Denoiser, latents: LatentStore) -> nn.Mod
         return clip_batch(latents, codec, sampler.windows(step, preset.forecast.batch), preset.clip_length)
 
     per_step = preset.forecast.batch * preset.denoising.num_targets
-    stage = Stage("forecast", denoiser, batch, objective, per_step, preset.forecast.learning_rate)
+    stage = Stage("forecast", model, batch, objective, per_step, preset.forecast.learning_rate)
     budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
-    return train(stage, budget, run.folder / "forecast", run.seed + 3, run.rhythm, device)
+    model = train(stage, budget, run.folder / "forecast", run.seed + 3, run.rhythm, device).requires_grad_(False)
+    if model.config.keyframes:
+        remembered, _ = _parts(run, model.config.keyframes)
+        model.recall.start_from(_keyframes(run, remembered, model.config.keyframes))
+    return model.cpu()
 
 
 def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> OutcomeModel:
@@ -232,7 +240,7 @@ def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> Outcome
     sizes = preset.outcome
     with seeded(run.seed + 2):
         model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
-    sampler = EventSampler(run.store, _parts(run, denoiser.backbone)[1], preset.clip_length, run.seed + 2)
+    sampler = EventSampler(run.store, _parts(run, _num_keyframes(denoiser))[1], preset.clip_length, run.seed + 2)
     rarity = Rarity(sampler.common, *sampler.shares)
 
     def objective(model, average, clip, progress, generator):

@@ -1,0 +1,65 @@
+"""The last frames of every row as a stack that shifts, the newest first: the history of networks that read a window.
+
+Here apart from them, so that a backbone and a forecaster see the past alike.
+Leaves out what they make of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.types import Rows, Stream, map_rows
+
+
+@dataclass(frozen=True)
+class Stack(Rows):
+    """Frames as they entered the history, with a row's own validity."""
+
+    latents: Tensor  # [b window c h w]
+    level: Tensor  # [b window]
+    action: Tensor  # [b window a]
+    valid: Tensor  # [b window] bool
+
+    @classmethod
+    def empty(cls, like: Tensor, window: int, action_width: int) -> Self:
+        """Returns a history of no frames, for as many rows and latents of such a kind as `like [b c h w]`."""
+        rows = len(like)
+        return cls(
+            like.new_zeros(rows, window, *like.shape[1:]),
+            like.new_zeros(rows, window),
+            like.new_zeros(rows, window, action_width),
+            torch.zeros(rows, window, dtype=torch.bool, device=like.device),
+        )
+
+    @classmethod
+    def before(cls, history: Stream, n: int, window: int) -> Self:
+        """Returns the pasts of n target frames at the history's end, one frame after the other `[(n b) ...]`."""
+        m = history.latents.shape[1]
+        parts = (history.latents, history.level, history.action, history.valid)
+        stacks = [cls(*(_window(x, m - n + 1 + i, window) for x in parts)) for i in range(n)]
+        return map_rows(lambda *rows: torch.cat(rows), *stacks)
+
+    def push(self, x: Tensor, level: Tensor, action: Tensor) -> Self:
+        """Returns the history with one more frame `x [b c h w]` and the oldest gone."""
+        new = (x, level, action, torch.ones_like(self.valid[:, 0]))
+        old = (self.latents, self.level, self.action, self.valid)
+        return type(self)(*(torch.cat((a[:, None], b[:, :-1]), 1) for a, b in zip(new, old, strict=True)))
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """Returns past latents `[b window*c h w]`, zeros for missing ones, and facts `[b window*(2+a)]`."""
+        valid = self.valid.to(self.latents.dtype)
+        level = torch.where(self.valid, self.level, torch.ones_like(self.level))
+        facts = torch.cat((level[..., None], valid[..., None], self.action * valid[..., None]), -1)
+        return (self.latents * valid[:, :, None, None, None]).flatten(1, 2), facts.flatten(1)
+
+
+def _window(x: Tensor, position: int, window: int) -> Tensor:
+    """Returns what stands before `position` in `x [b m ...]`, the newest first; zeros where there is nothing."""
+    start = max(position - window, 0)
+    newest_first = x[:, start:position].flip(1)
+    return F.pad(newest_first, (0, 0) * (x.dim() - 2) + (0, window - (position - start)))
