@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldsim.actions import ActionCodec, space_from_json, space_to_json
 from worldsim.diffusion import grids, samplers, stochastic
@@ -189,7 +189,7 @@ def _describe(world: WorldModel) -> dict[str, Any]:
     }
 
 
-def _plain(part: nn.Module, config: Any) -> dict[str, Any]:
+def _plain(part: Any, config: Any) -> dict[str, Any]:
     return {"class": type(part).__name__, "config": asdict(config)}
 
 
@@ -232,12 +232,12 @@ def _build(
     return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"], guidance)
 
 
-def module_of(config: Any) -> nn.Module:
+def module_of(config: Any) -> Any:
     """Builds the module that a config belongs to."""
     return {config_class: module for module, config_class in MODULES.values()}[type(config)](config)
 
 
-def _module(part: dict) -> nn.Module:
+def _module(part: dict) -> Any:
     _, config = _known(MODULES, part["class"])
     sizes = {key: _tuple(value) for key, value in part["config"].items()}
     if part["class"] == "ConvBackbone":

@@ -31,7 +31,7 @@ def map_rows(function: Callable[..., Tensor], *trees: Any) -> Any:
     first = trees[0]
     if isinstance(first, Tensor):
         return function(*trees)
-    if is_dataclass(first):
+    if is_dataclass(first) and not isinstance(first, type):
         parts = {f.name: map_rows(function, *(getattr(tree, f.name) for tree in trees)) for f in fields(first)}
         return replace(first, **parts)
     if isinstance(first, tuple):
@@ -121,11 +121,14 @@ class WorldInfo:
 class Autoencoder(Protocol):
     """Frames to unit-scale latents and back, one frame at a time."""
 
+    config: Any
     latent_shape: tuple[int, int, int]
-    bound: Tensor  # [2 c 1 1]: the lowest and highest value each latent channel can take
 
+    @property
+    def bound(self) -> Tensor: ...  # [2 c 1 1]: the lowest and highest value each latent channel can take
     def encode(self, frames: Tensor) -> Tensor: ...  # [... H W 3] uint8 -> [... c h w]
     def decode(self, latents: Tensor) -> Tensor: ...  # [... c h w] -> [... H W 3] uint8
+    def state_dict(self) -> dict[str, Any]: ...  # what a bundle keeps
 
 
 class NoiseProcess(Protocol):
@@ -153,21 +156,28 @@ class Forecast(Rows):
 
     mean: Tensor  # [... c h w]
     spread: Tensor | None = None  # [... c h w], above 0
-    open: Tensor | None = None  # bool [... 1 h w], where the mean may be wrong altogether; goes with a spread
+    open: Tensor | None = None  # bool [... 1 h w], where the mean may be wrong altogether; None: everywhere
 
     def residual(self, latent: Tensor) -> Tensor:
         """Returns what diffusion is about, for a latent `[... c h w]`; zeros where the mean stands."""
-        return latent if self.spread is None else (latent - self.mean) / self.spread * self.open
+        if self.spread is None:
+            return latent
+        return self._where_open((latent - self.mean) / self.spread)
 
     def latent(self, residual: Tensor, followed: float = 1.0) -> Tensor:
         """Returns the latent of a residual `[... c h w]`; of what that adds to a mean, the share `followed`."""
-        return residual if self.spread is None else self.mean + followed * self.spread * residual * self.open
+        if self.spread is None:
+            return residual
+        return self.mean + followed * self._where_open(self.spread * residual)
 
     def beside(self, x: Tensor) -> Tensor:
         """Returns a network's input: x `[... c h w]` and, with a spread, the mean and how wide that is on average."""
         if self.spread is None:
             return x
         return torch.cat((x, self.mean.to(x.dtype), self.spread.mean(-3, keepdim=True).to(x.dtype)), -3)
+
+    def _where_open(self, x: Tensor) -> Tensor:
+        return x if self.open is None else x * self.open
 
 
 class Forecaster(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim import noise
 from worldsim.actions import ActionCodec
@@ -50,13 +50,17 @@ class WorldModel:
         """`prompts` `[p t …]` are clips to start from; `context_level` is the noise level of committed frames."""
         self.info, self.sampler, self.context_level, self.prompts = info, sampler, context_level, prompts
         self.guidance = guidance
-        self.autoencoder, self.denoiser, self.outcome = (
-            part.eval().requires_grad_(False) for part in (autoencoder, denoiser, outcome)
-        )
+        self.autoencoder, self.denoiser, self.outcome = autoencoder, denoiser, outcome
+        for part in self._networks:
+            part.eval().requires_grad_(False)
         self.action_codec = ActionCodec(info.action_space, info.discrete_table)
         self._null = self.action_codec.null.to(self.device)
         seeds = noise.address_of(list(range(self.num_prompts)), self.device)
         self._prompt_states = self.initial(prompts, seeds)  # computed once, so that a reset is a copy
+
+    @property
+    def _networks(self) -> list[nn.Module]:
+        return [part for part in (self.autoencoder, self.denoiser, self.outcome) if isinstance(part, nn.Module)]
 
     @property
     def device(self) -> torch.device:
@@ -83,7 +87,7 @@ class WorldModel:
     def fingerprint(self) -> str:
         """Which world this is: the sha256 of its weights, the same for every copy of a bundle."""
         digest = hashlib.sha256()
-        for part in (self.autoencoder, self.denoiser, self.outcome):
+        for part in self._networks:
             for name, value in part.state_dict().items():
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -135,12 +139,17 @@ class WorldModel:
         """
         alive, rewards, ends = torch.ones(len(actions), device=actions.device), [], []
         for action in actions.unbind(1):
-            state, outcome = self.foresee(state, action) if expected else self.step(state, action)
-            rewards.append(alive * (outcome.reward_mean if expected else outcome.reward))
-            ends.append(alive * (outcome.end_probability if expected else outcome.terminated))
+            if expected:
+                state, likely = self.foresee(state, action)
+                reward, end = likely.reward_mean, likely.end_probability
+            else:
+                state, outcome = self.step(state, action)
+                reward, end = outcome.reward, outcome.terminated
+            rewards.append(alive * reward)
+            ends.append(alive * end)
             alive = alive - ends[-1]
-        ends = torch.stack(ends, 1)
-        return torch.stack(rewards, 1), ends if expected else ends.bool()
+        ended = torch.stack(ends, 1)
+        return torch.stack(rewards, 1), ended if expected else ended.bool()
 
     @torch.no_grad()
     def uncertainty(self, before: WorldState, action: Tensor, after: WorldState) -> Tensor:

@@ -44,10 +44,10 @@ def space_angles(height: int, width: int, others: int, head_dim: int, like: Tens
 
     Half of the pairs turn with the row, half with the column, between 0.8 of Nyquist and half a turn over the grid.
     """
-    options = {"device": like.device, "dtype": precise(like.dtype)}
-    ramp = torch.linspace(0, 1, head_dim // 4, **options)
+    like = like.new_empty(0, dtype=precise(like.dtype))
+    ramp = torch.linspace(0, 1, head_dim // 4, device=like.device, dtype=like.dtype)
     frequency = 0.8 * math.pi * (0.8 * max(height, width)) ** -ramp
-    row, column = (torch.arange(n, **options)[:, None] * frequency for n in (height, width))
+    row, column = (torch.arange(n).to(like)[:, None] * frequency for n in (height, width))
     grid = torch.cat([repeat(row, "y f -> (y x) f", x=width), repeat(column, "x f -> (y x) f", y=height)], dim=-1)
     return F.pad(grid, (0, 0, 0, others))[:, None]
 

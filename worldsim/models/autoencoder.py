@@ -52,6 +52,10 @@ class ConvAutoencoder(nn.Module):
     scale.
     """
 
+    background: Tensor  # [3 H W], the mean frame
+    mean: Tensor  # [c 1 1], of raw latents, as is std
+    std: Tensor
+
     def __init__(self, config: ConvAutoencoderConfig):
         super().__init__()
         self.config = config

@@ -66,8 +66,9 @@ class ConvBackbone(nn.Module):
         """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
         n = target.latents.shape[1]
         goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
-        flat = (rearrange(x, "b n ... -> (n b) ...") for x in (target.latents, target.level, goal, target.action))
-        out, features = self.read(*flat, Stack.before(history, n, self.config.window))
+        parts = (target.latents, target.level, goal, target.action)
+        x, level, goal, action = (rearrange(part, "b n ... -> (n b) ...") for part in parts)
+        out, features = self.read(x, level, goal, action, Stack.before(history, n, self.config.window))
         return rearrange(out, "(n b) ... -> b n ...", n=n), rearrange(features, "(n b) ... -> b n ...", n=n)
 
     def start(self, rows: int) -> Stack:

@@ -38,6 +38,8 @@ class Denoiser(nn.Module):
     better.
     """
 
+    backbone: Backbone
+    forecaster: Forecaster
     bound: Tensor  # [2 c 1 1]: lowest and highest value of each latent channel
 
     def __init__(
@@ -52,8 +54,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.backbone, self.forecaster = backbone, forecaster or LastFrame()
         self.register_buffer("bound", bound.clone())
-        self.process = process or RectifiedFlow()
-        self.prediction = prediction or CleanPrediction()
+        self.process: NoiseProcess = process or RectifiedFlow()
+        self.prediction: Prediction = prediction or CleanPrediction()
         check(self.prediction, self.process)
 
     def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
@@ -64,7 +66,7 @@ class Denoiser(nn.Module):
         x, level = target.latents, target.level
         forecast = self.forecaster.foresee(history, target.action) if forecast is None else forecast
         told = replace(target, latents=forecast.beside(self._scaled(x, level)))
-        output, features = self.backbone(history, told)
+        output, features = self.backbone.forward(history, told)
         return self._clean(output, x, level, forecast), features
 
     def clamp(self, clean: Tensor) -> Tensor:
@@ -90,7 +92,8 @@ class Denoiser(nn.Module):
         `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame, the context being shared.
         """
         shape = (action.shape[0], *self.backbone.config.latent_shape)
-        features, forecast = None, self.forecaster.expect(action, context.memory)
+        forecast = self.forecaster.expect(action, context.memory)
+        features = action.new_empty(0)
 
         def given(action: Tensor, context: Context, forecast: Forecast) -> Denoise:
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
@@ -103,8 +106,11 @@ class Denoiser(nn.Module):
 
         denoise = given(action, context, forecast)
         if guidance is not None:
-            is_action = guidance.drops == "action"
-            less = (null.expand_as(action), context) if is_action else (action, self.start(len(action)))
+            if guidance.drops == "action":
+                assert null is not None  # the world model gives it
+                less = (null.expand_as(action), context)
+            else:
+                less = (action, self.start(len(action)))
             residual_of = forecast if forecast.spread is not None else self.forecaster.expect(less[0], less[1].memory)
             denoise = guidance(denoise, given(*less, residual_of))
         residual = sampler(denoise, self.process, shape, noise)

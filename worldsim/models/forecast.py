@@ -108,6 +108,7 @@ class Motion(nn.Module):
         forecast, fresh = self.warp.forecast(memory.newest, self._view(memory), *self._flow(action, memory))
         if self.recall is None or not len(self.recall.frames):
             return forecast
+        assert forecast.spread is not None and forecast.open is not None  # a warp tells both
         worn = (fresh.mean((-2, -1), keepdim=True) < self.config.renewed) & memory.past.valid[:, 0, None, None, None]
         with torch.autocast(action.device.type, enabled=False):
             moved, seen = self.warp.picture(forecast.mean), fresh > 0

@@ -7,13 +7,16 @@ Leaves out attention, which only the transformer has.
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+M = TypeVar("M", nn.Linear, nn.Conv2d)
 
-def zero_init(module: nn.Module) -> nn.Module:
+
+def zero_init(module: M) -> M:
     """Sets weight and bias to zero, so that a residual branch or a gate starts as nothing; returns the module."""
     nn.init.zeros_(module.weight)
     if module.bias is not None:

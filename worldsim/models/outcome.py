@@ -79,6 +79,8 @@ class OutcomeDistribution:
 class OutcomeModel(nn.Module):
     """Features `[b d h w]` and the action `[b a]` to an `OutcomeDistribution`."""
 
+    bins: Tensor  # [n], rewards
+
     def __init__(self, config: OutcomeConfig):
         super().__init__()
         self.config = config

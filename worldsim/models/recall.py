@@ -61,8 +61,8 @@ class Recall(nn.Module):
         self.sheet = state.cpu()
         self.frames = rearrange(sheet, "(r h) (c w) d -> (r c) h w d", h=height, w=width).contiguous()
         pictures = map(pixels.to_float, self.frames.split(1024))  # one after the other: all at once take 1 GB
-        small, detail = zip(*((self._small(part), _detail(part)) for part in pictures), strict=True)
-        small, self._detail = torch.cat(small), torch.cat(detail)
+        parts = [(self._small(part), _detail(part)) for part in pictures]
+        small, self._detail = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
         self._seen, self._norms = small.flatten(1), small.square().sum(1).flatten(1)
 
     @torch.no_grad()

@@ -175,12 +175,11 @@ class Transformer(nn.Module):
         """Returns the context of rows that have seen no frame yet."""
         config, like = self.config, self.token_table
         shape = (rows, config.window - 1, config.tokens, config.kv_heads, config.head_dim)
-        options = {"dtype": precise(like.dtype), "device": like.device}
         return Context(
             keys=tuple(like.new_zeros(shape) for _ in config.time_layers),
             values=tuple(like.new_zeros(shape) for _ in config.time_layers),
-            last=torch.zeros(rows, *config.latent_shape, **options),
-            last_level=torch.ones(rows, **options),
+            last=like.new_zeros(rows, *config.latent_shape, dtype=precise(like.dtype)),
+            last_level=like.new_ones(rows, dtype=precise(like.dtype)),
             count=torch.zeros(rows, dtype=torch.int64, device=like.device),
         )
 
@@ -206,10 +205,10 @@ class Transformer(nn.Module):
     def _check_streams(self, history: Stream, target: Stream) -> None:
         c, h, w = self.config.latent_shape
         for name, stream, told in (("history", history, 0), ("target", target, self.config.told)):
-            found = (*stream.latents.shape[2:], stream.action.shape[-1])
+            sizes = (*stream.latents.shape[2:], stream.action.shape[-1])
             expected = (c + told, h, w, self.config.action_width)
-            message = f"{name} must have latent sizes and action width {expected}, found {found}; check the config."
-            _require(found == expected, message)
+            message = f"{name} must have latent sizes and action width {expected}, found {sizes}; check the config."
+            _require(sizes == expected, message)
         known, wanted = history.latents.shape[1], target.latents.shape[1]
         found = f"found {wanted} and {known}; drop targets or add history"
         _require(1 <= wanted <= known + 1, f"target must have 1 to len(history) + 1 frames, {found}.")

@@ -50,6 +50,12 @@ class Warp(nn.Module):
     2015), and what that changes is folded back. `start_from` fits both maps to frames; training leaves them alone.
     """
 
+    unfold: Tensor  # [3*8*8 c]
+    fold: Tensor  # [c 3*8*8]
+    background: Tensor  # [3 8h 8w]
+    finer_rows: Tensor  # as `_finer` says, of a view with its margins
+    finer_columns: Tensor
+
     def __init__(self, config: WarpConfig):
         super().__init__()
         self.config = config
@@ -103,8 +109,9 @@ class Warp(nn.Module):
     def error(self, forecast: Forecast, clean: Tensor) -> Tensor:
         """Returns the mean's squared error in the picture, `[...]`, plus how unlikely a Gaussian of that spread makes
         the latents `[... c h w]`."""
-        change = clean - forecast.mean
-        unlikely = (change.detach() / forecast.spread).square() / 2 + forecast.spread.log()
+        change, spread = clean - forecast.mean, forecast.spread
+        assert spread is not None  # a warp's forecasts have one
+        unlikely = (change.detach() / spread).square() / 2 + spread.log()
         return self.seen(change) + unlikely.mean((-3, -2, -1))
 
     def seen(self, change: Tensor) -> Tensor:

@@ -146,6 +146,7 @@ def shortcut_goal(teacher, history: Stream, target: Stream, forecast: Forecast, 
     Half of the smallest size is taken as an infinitesimal step (target level = level), which the ordinary rows train.
     """
     process, x, level = teacher.process, target.latents, target.level
+    assert target.target_level is not None  # shortcut rows say where they step to
     size = level - target.target_level
     half, smallest = size / 2, 0.5**config.shortcut_levels
     for _ in range(2):

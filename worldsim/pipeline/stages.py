@@ -15,7 +15,6 @@ from contextlib import contextmanager
 import imageio.v3 as iio
 import numpy as np
 import torch
-from torch import nn
 
 from worldsim import bundle, pixels
 from worldsim.data.clips import EventSampler, WindowSampler, clip_batch, frame_batch
@@ -92,7 +91,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def train_codec(run: Run) -> nn.Module:
+def train_codec(run: Run) -> ConvAutoencoder:
     """Trains the autoencoder on pairs of consecutive frames and measures its latents' statistics."""
     sizes, store = run.preset.codec, run.store
     with seeded(run.seed):
@@ -104,7 +103,7 @@ def train_codec(run: Run) -> nn.Module:
     def objective(model, average, frames, progress, generator):
         return reconstruction_loss(model, frames.to(device), generator=generator)
 
-    def preview(average: nn.Module, step: int) -> None:
+    def preview(average: ConvAutoencoder, step: int) -> None:
         frames = _preview_frames(run)
         set_statistics(average, run, device)
         with torch.no_grad():
@@ -121,7 +120,7 @@ def train_codec(run: Run) -> nn.Module:
 
 
 @torch.no_grad()
-def set_statistics(autoencoder: nn.Module, run: Run, device: torch.device) -> nn.Module:
+def set_statistics(autoencoder: ConvAutoencoder, run: Run, device: torch.device) -> ConvAutoencoder:
     """Sets the codec's latent statistics from training frames, and returns it."""
     autoencoder.to(device)
     autoencoder.set_statistics(torch.zeros_like(autoencoder.mean), torch.ones_like(autoencoder.std))
@@ -131,7 +130,7 @@ def set_statistics(autoencoder: nn.Module, run: Run, device: torch.device) -> nn
 
 
 @torch.no_grad()
-def _encoded(autoencoder: nn.Module, frames: torch.Tensor) -> torch.Tensor:
+def _encoded(autoencoder: ConvAutoencoder, frames: torch.Tensor) -> torch.Tensor:
     """Returns the latents of uint8 frames `[n H W 3]`, on the codec's device."""
     return torch.cat([autoencoder.encode(part.to(autoencoder.bound.device)) for part in frames.split(256)])
 
@@ -142,7 +141,7 @@ def _statistics_frames(run: Run) -> torch.Tensor:
     return frame_batch(run.store, sampler.windows(0, min(STATISTICS_FRAMES, run.store.num_steps)), 1)[:, 0]
 
 
-def encode(run: Run, autoencoder: nn.Module) -> LatentStore:
+def encode(run: Run, autoencoder: ConvAutoencoder) -> LatentStore:
     """Encodes every frame once; the time it takes comes off what dynamics and outcome have."""
     start = time.monotonic()
     fingerprint = hashlib.sha256((run.folder / "codec" / "final.safetensors").read_bytes()).hexdigest()
@@ -172,12 +171,13 @@ def _keyframes(run: Run, episodes: Sequence[int], count: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(frames))
 
 
-def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> Denoiser:
+def train_dynamics(run: Run, autoencoder: ConvAutoencoder, latents: LatentStore) -> Denoiser:
     """Trains the denoiser, ordinary and shortcut rows in the same batches; a forecaster that learns comes first."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length = preset.dynamics, preset.clip_length
     shapes = {"latent_shape": autoencoder.latent_shape, "action_width": codec.width}
-    forecaster = LastFrame() if preset.forecaster is None else train_forecaster(run, shapes, autoencoder, latents)
+    learns = preset.forecaster is not None
+    forecaster = train_forecaster(run, shapes, autoencoder, latents) if learns else LastFrame()
     with seeded(run.seed + 1):
         backbone = bundle.module_of(preset.backbone(**shapes, told=forecaster.told))
     if not backbone.config.window < length > preset.denoising.num_targets:
@@ -194,7 +194,7 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
         ready = {"shortcuts": progress > SHORTCUTS_FROM, "resample": progress > config.resampled_from}
         return denoising_loss(model, average, clip.to(device), null, config, **ready, generator=generator)
 
-    def preview(average: nn.Module, step: int) -> None:
+    def preview(average: Denoiser, step: int) -> None:
         with seeded(run.seed):
             untrained = OutcomeModel(OutcomeConfig(backbone.feature_width, codec.width)).to(device)
         world = assemble(run, autoencoder, average, untrained, latents)
@@ -209,26 +209,27 @@ def train_dynamics(run: Run, autoencoder: nn.Module, latents: LatentStore) -> De
     return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.torch_device).eval()
 
 
-def train_forecaster(run: Run, shapes: dict, autoencoder: nn.Module, latents: LatentStore) -> Motion:
+def train_forecaster(run: Run, shapes: dict, autoencoder: ConvAutoencoder, latents: LatentStore) -> Motion:
     """Trains a forecaster, gives it its keyframes, and returns it: from here on it stands."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
-    frames = _statistics_frames(run)
+    sizes, length, frames = preset.forecast, preset.clip_length, _statistics_frames(run)
+    assert preset.forecaster is not None and sizes is not None  # the preset has both or none
     with seeded(run.seed + 3):
         model = Motion(preset.forecaster(**shapes))
     model.warp.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
-    null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, preset.clip_length, run.seed)
+    null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
         return forecast_loss(model, clip.to(device), null, preset.denoising, generator=generator)
 
     def batch(step: int) -> Clip:
-        return clip_batch(latents, codec, sampler.windows(step, preset.forecast.batch), preset.clip_length)
+        return clip_batch(latents, codec, sampler.windows(step, sizes.batch), length)
 
-    per_step = preset.forecast.batch * preset.denoising.num_targets
-    stage = Stage("forecast", model, batch, objective, per_step, preset.forecast.learning_rate)
+    per_step = sizes.batch * preset.denoising.num_targets
+    stage = Stage("forecast", model, batch, objective, per_step, sizes.learning_rate)
     budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
     model = train(stage, budget, run.folder / "forecast", run.seed + 3, run.rhythm, device).requires_grad_(False)
-    if model.config.keyframes:
+    if model.recall is not None:
         remembered, _ = _parts(run, model.config.keyframes)
         model.recall.start_from(_keyframes(run, remembered, model.config.keyframes))
     return model.cpu()
@@ -254,20 +255,24 @@ def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> Outcome
     return train(stage, budget, run.folder / "outcome", run.seed + 2, run.rhythm, run.torch_device).eval()
 
 
-def write_bundle(run: Run, autoencoder, denoiser, outcome, latents: LatentStore) -> WorldModel:
+def write_bundle(
+    run: Run, autoencoder: ConvAutoencoder, denoiser: Denoiser, outcome: OutcomeModel, latents: LatentStore
+) -> WorldModel:
     """Puts the world into `world/` in the run's folder and returns it as loaded from there."""
     world = assemble(run, autoencoder, denoiser, outcome, latents)
     folder = bundle.save(world, run.folder / "world", torch.bfloat16, card(world))
     return bundle.load(folder, run.torch_device)
 
 
-def assemble(run: Run, autoencoder, denoiser, outcome, latents: LatentStore) -> WorldModel:
+def assemble(
+    run: Run, autoencoder: ConvAutoencoder, denoiser: Denoiser, outcome: OutcomeModel, latents: LatentStore
+) -> WorldModel:
     """Joins trained parts into a world that starts from clips of the training episodes."""
     info, preset = run.store.info, run.preset
     hashes = [run.store.records[i].hash for i in run.training_episodes]
     provenance = {"training_episodes": hashes, **describe_run(run)}
     facts = WorldInfo(
-        run.folder.resolve().name, info.game, info.fps, info.action_space, tuple(info.observation_shape), info.keymap,
+        run.folder.resolve().name, info.game, info.fps, info.action_space, info.observation_shape, info.keymap,
         info.discrete_table, provenance,
     )  # fmt: skip
     prompts = prompt_clips(run, latents).to(run.torch_device)

@@ -6,6 +6,8 @@ Leaves out reconstruction of other profiles after training (Karras et al. 2024).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -14,9 +16,9 @@ GAMMA = 6.94  # a relative width of 10 % of the run so far (Karras et al. 2024)
 
 
 @torch.no_grad()
-def _power_average(averages: list[Tensor], weights: list[Tensor], count: Tensor) -> None:
+def _power_average(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
     """Averages in place with decay (1 - 1 / t)^(gamma + 1), t the number of updates (Karras et al. 2024)."""
-    share = 1 - (1 - 1 / (count + 1)) ** (GAMMA + 1)
+    share = 1 - (1 - 1 / (torch.as_tensor(count) + 1)) ** (GAMMA + 1)
     for average, weight in zip(averages, weights, strict=True):
         average.lerp_(weight.to(average.dtype), share.to(average.device, average.dtype))
 

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from worldsim.files import save_tensors
@@ -26,6 +27,8 @@ from worldsim.training import checkpoint
 from worldsim.training.ema import averaged
 from worldsim.training.optim import adamw, schedule
 from worldsim.types import Loss
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class Budget:
 
     def progress(self, step: int, elapsed: float) -> float:
         """Returns the share of the budget that is spent, 1 at its end."""
-        return min(1.0, step / self.steps if self.steps else elapsed / self.seconds)
+        return min(1.0, step / self.steps if self.steps else elapsed / cast(float, self.seconds))
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Generic[M]):
     """What a training stage consists of.
 
     `batch(step)` returns the step's data, in a thread beside the step before; `objective(model, average, batch,
@@ -55,12 +58,12 @@ class Stage:
     """
 
     name: str
-    model: nn.Module
+    model: M
     batch: Callable[[int], Any]
     objective: Callable[[nn.Module, nn.Module, Any, float, torch.Generator], Loss]
     frames_per_step: int
     learning_rate: float
-    preview: Callable[[nn.Module, int], None] | None = None
+    preview: Callable[[M, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,21 +94,21 @@ class Progress:
         self.step, self.elapsed = state["step"], state["elapsed"]
 
 
-def train(
-    stage: Stage, budget: Budget, folder: Path, seed: int, rhythm: Rhythm, device: torch.device | str
-) -> nn.Module:
+def train(stage: Stage[M], budget: Budget, folder: Path, seed: int, rhythm: Rhythm, device: torch.device | str) -> M:
     """Trains until the budget is spent and returns the model with averaged weights; resumes what `folder` holds.
 
     Batches, noise and schedule are functions of the seed and of what the checkpoint says, so a killed run goes on as it
     would have. The finished weights stay in `folder/final.safetensors`, which a later call returns at once.
     """
     final, device = folder / "final.safetensors", torch.device(device)
-    stage.model.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPU and GPU
+    # Convolutions are faster so, on CPU and GPU.
+    stage.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     average = averaged(stage.model)
-    average.module.to(device)
+    weights = cast(M, average.module)
+    weights.to(device)
     if final.exists():
-        average.module.load_state_dict(load_file(final))
-        return average.module
+        weights.load_state_dict(load_file(final))
+        return weights
     folder.mkdir(parents=True, exist_ok=True)
     if device.index is not None:
         torch.cuda.set_device(device)
@@ -118,9 +121,9 @@ def train(
         print(f"{stage.name}: resuming from step {progress.step}")
     log = Log(folder, stage.name, progress.step)
     _Run(stage, budget, folder, seed, rhythm, accelerator, model, average, optimizer, progress, log).loop()
-    save_tensors(average.module.state_dict(), final)
+    save_tensors(weights.state_dict(), final)
     accelerator.free_memory()
-    return average.module
+    return weights
 
 
 def precision(device: torch.device) -> str:
@@ -137,14 +140,14 @@ def precision(device: torch.device) -> str:
 class _Run:
     """One call of `train`: its parts, and the loop over them."""
 
-    stage: Stage
+    stage: Stage[Any]
     budget: Budget
     folder: Path
     seed: int
     rhythm: Rhythm
     accelerator: Accelerator
     model: nn.Module
-    average: nn.Module
+    average: AveragedModel
     optimizer: torch.optim.Optimizer
     progress: Progress
     log: Log
@@ -219,7 +222,8 @@ class Log:
         os.replace(temporary, path)
         self._file = open(path, "a")  # noqa: SIM115 - closed by close()
         self._board = _tensorboard(folder, step)
-        self._name, self._losses, self._mark = name, [], (step, time.monotonic())
+        self._name, self._mark = name, (step, time.monotonic())
+        self._losses: list[dict[str, torch.Tensor]] = []
 
     def add(self, loss: Loss) -> None:
         """Takes in a step's loss without waiting for the device."""
