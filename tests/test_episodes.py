@@ -365,3 +365,52 @@ def test_an_episode_that_does_not_fit_is_refused_and_nothing_is_written(tmp_path
         writer.append(episode(0))
         assert message in refused(writer.append, replace(episode(1), **change))
     assert_holds(tmp_path / "data", [0])
+
+
+def test_folders_of_one_kind_are_read_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "SHARD_OBSERVATIONS", 10)  # two episodes a shard
+    write(tmp_path / "a", range(3))
+    write(tmp_path / "b", range(7, 12))
+    joined = EpisodeStore(tmp_path / "a", tmp_path / "b")
+    numbers = [0, 1, 2, 7, 8, 9, 10, 11]
+    assert [record.id for record in joined.records] == list(range(8))
+    assert [record.seed for record in joined.records] == numbers
+    for store in (joined, pickle.loads(pickle.dumps(joined))):
+        for index, number in enumerate(numbers):
+            expected = episode(number)
+            assert (store.observations(index) == expected.observations).all()
+            assert (store.actions(index, 1, 4) == expected.actions[1:4]).all()
+            assert (store.rewards(index) == expected.rewards).all()
+    every = np.concatenate([joined.shard_observations(shard) for shard in range(joined.num_shards)])
+    assert (every == np.concatenate([episode(number).observations for number in numbers])).all()
+    assert joined.num_shards == 2 + 3 and joined.num_frames == 8 * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fps": 30.0}, r"expected fps 15\.0 in .*b, as in .*a, found 30\.0"),
+        ({"game": "other"}, 'expected game "test" in .*b, as in .*a, found "other"'),
+        ({"action_space": spaces.MultiBinary(4), "keymap": None}, "expected keymap"),
+        ({"discrete_table": None}, "expected discrete_table"),
+    ],
+)
+def test_folders_of_different_kinds_are_not_joined(tmp_path, change, words):
+    write(tmp_path / "a", range(3))
+    write(tmp_path / "b", range(3, 5), info=replace(INFO, **change))
+    with pytest.raises(ValueError, match=words):
+        EpisodeStore(tmp_path / "a", tmp_path / "b")
+
+
+def test_imported_films_of_one_kind_are_joined_whatever_their_files_are_called(tmp_path):
+    for name, number in (("a", 0), ("b", 1)):
+        with EpisodeWriter(tmp_path / name, replace(INFO, game=name)) as writer:
+            writer.append(replace(episode(number), policy=f"import:{name}.mp4", seed=None))
+    assert len(EpisodeStore(tmp_path / "a", tmp_path / "b")) == 2
+
+
+def test_an_episode_that_is_in_two_folders_is_refused_as_it_might_be_learned_and_held_out(tmp_path):
+    write(tmp_path / "a", range(3))
+    write(tmp_path / "b", range(2, 5))
+    with pytest.raises(ValueError, match="found 1 of the same; name a folder once"):
+        EpisodeStore(tmp_path / "a", tmp_path / "b")

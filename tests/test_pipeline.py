@@ -9,10 +9,12 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from omegaconf import ListConfig
 from safetensors.torch import load_file
 from tiny_world import SHAPE, record, tiny_world
 
 from worldsim import bundle
+from worldsim.cli.data import open_data
 from worldsim.cli.main import main
 from worldsim.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from worldsim.dream.env import WorldModelEnv
@@ -61,6 +63,19 @@ def test_episodes_become_a_world_that_steps_like_an_environment(tmp_path):
         sheets = list((tmp_path / "run" / "sheets").glob(f"{name}-*.png"))
         assert sheets and iio.imread(sheets[0]).ndim == 3
         assert (tmp_path / "run" / name / "log.jsonl").stat().st_size > 0
+
+
+def test_two_data_sets_train_one_world_by_the_command_line_s_list(tmp_path):
+    stores = [record(tmp_path / name, episodes=6, seed=seed) for name, seed in (("a", 0), ("b", 100))]
+    joined = open_data(ListConfig([str(tmp_path / "a"), str(tmp_path / "b")]))
+    trained = train_world(replace(run(tmp_path, data="a"), store=joined)).info.provenance["training_episodes"]
+    hashes = [record.hash for store in stores for record in store.records]
+    assert trained == hashes[1:]  # of twelve the first is held out
+    with pytest.raises(ValueError, match="same episodes, found 12 other episodes"):
+        other = open_data(ListConfig([str(tmp_path / "b"), str(tmp_path / "a")]))
+        replace(run(tmp_path, data="a"), store=other).claim_folder()
+    with pytest.raises(ValueError, match="found an empty list"):
+        open_data(ListConfig([]))
 
 
 def test_stages_run_one_by_one_and_say_what_they_need(tmp_path):

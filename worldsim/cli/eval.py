@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim import bundle
+from worldsim.cli.data import open_data
 from worldsim.data.episodes import EpisodeStore
 from worldsim.dream.registration import REAL_GAMES
 from worldsim.envs import arena, doom
@@ -47,7 +48,7 @@ def main(config: DictConfig) -> int:
     """Writes `metrics.json`, `times.json` and `report.html`, and prints the verdicts."""
     if not isinstance(config.quick, bool):
         raise ValueError(f"expected quick=true or quick=false, found {config.quick}")
-    store = EpisodeStore(Path(str(config.data)))
+    store = open_data(config.data)
     name, subject, episodes = _subject(config, store)
     say = lambda text: print(f"eval: {text}", file=sys.stderr, flush=True)  # noqa: E731
     out = Path(str(config.out))

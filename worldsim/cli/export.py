@@ -5,18 +5,16 @@ Here as the counterpart of `worldsim import`. Leaves out uploading it (`minari u
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from worldsim.data.episodes import EpisodeStore
+from worldsim.cli.data import open_data
 from worldsim.data.minari_sets import export_minari
 
 
 def main(config: DictConfig) -> int:
     """Exports as `configs/export.yaml` says."""
-    store = EpisodeStore(Path(str(config.data)))
+    store = open_data(config.data)
     with tqdm(total=store.num_frames, desc="export", unit="frame", disable=None) as bar:
         folder = export_minari(store, str(config.out), lambda frames: bar.update(frames - bar.n))
     print(f"{config.out}: {len(store)} episodes, {store.num_frames} frames, in {folder}")

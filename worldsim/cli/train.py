@@ -15,7 +15,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from worldsim.data.episodes import EpisodeStore
+from worldsim.cli.data import open_data
 from worldsim.pipeline import Preset, Run, train_world
 
 
@@ -26,7 +26,7 @@ def main(config: DictConfig) -> int:
     if name not in preset["backbones"]:
         raise ValueError(f"expected backbone to be one of {', '.join(preset['backbones'])}, found {name!r}")
     run = Run(
-        store=EpisodeStore(Path(str(config.data))),
+        store=open_data(config.data),
         folder=Path(str(config.out)),
         preset=build_preset(preset, name, config),
         minutes=config.minutes,

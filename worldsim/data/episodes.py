@@ -16,7 +16,7 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +31,7 @@ from worldsim.data.index import (
     DatasetInfo,
     EpisodeRecord,
     check_continues,
+    check_joins,
     read_index,
     read_info,
     write_info,
@@ -63,23 +64,35 @@ def hash_episode(episode: Episode) -> str:
 
 
 class EpisodeStore:
-    """Reads a data folder through memory maps: a window of frames costs what the window holds, wherever it lies.
+    """Reads data folders through memory maps: a window of frames costs what the window holds, wherever it lies.
 
-    Raises ValueError (one sentence) where the folder is missing, empty, damaged or of a newer format.
+    Several folders of one kind are read as one, their episodes one folder after the other; the facts are the first's.
+    Raises ValueError (one sentence) where a folder is missing, empty, damaged, of a newer format or of another kind.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
-        self.info = read_info(self.folder)
-        self.records, _ = read_index(self.folder)
-        if not self.records:
-            raise ValueError(f"expected recorded episodes in {self.folder}, found none finished; record some first")
-        _check_shards(self.folder, self.info, self.records)
+    def __init__(self, folder: str | os.PathLike, *others: str | os.PathLike):
+        self.folders = [Path(folder), *map(Path, others)]
+        self.info = read_info(self.folders[0])
+        self.records: list[EpisodeRecord] = []
+        self._shards: list[tuple[Path, int]] = []  # where each shard lies: its folder, and its number there
+        for path in self.folders:
+            self._append(path)
         self._sizes = _shard_sizes(self.records)
         self._map = lru_cache(maxsize=_OPEN_MAPS)(self._open)
 
+    def _append(self, folder: Path) -> None:
+        """Takes in a folder's episodes behind those that are there."""
+        info, (records, _) = read_info(folder), read_index(folder)
+        if not records:
+            raise ValueError(f"expected recorded episodes in {folder}, found none finished; record some first")
+        _check_shards(folder, info, records)
+        check_joins(self.folders[0], self.info, self.records, folder, info, records)
+        first_id, first_shard = len(self.records), len(self._shards)
+        self.records += [replace(r, id=r.id + first_id, shard=r.shard + first_shard) for r in records]
+        self._shards += [(folder, shard) for shard in range(records[-1].shard + 1)]
+
     def __reduce__(self):
-        return EpisodeStore, (self.folder,)  # another process opens the files itself instead of being sent their bytes
+        return EpisodeStore, tuple(self.folders)  # another process opens the files itself: nobody sends their bytes
 
     def __len__(self) -> int:
         return len(self.records)
@@ -94,7 +107,7 @@ class EpisodeStore:
 
     @property
     def num_shards(self) -> int:
-        return len(self._sizes)
+        return len(self._shards)
 
     def observations(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Returns frames `[start, stop)` of an episode, uint8 `[n H W 3]`: a read-only view of the memory map."""
@@ -122,7 +135,7 @@ class EpisodeStore:
         column = _columns(self.info)[name]
         rows = self._sizes[shard][column.counts_observations]
         shape = (rows, *column.shape)
-        path = _shard_file(self.folder, shard, name)
+        path = _shard_file(*self._shards[shard], name)
         if 0 in shape:
             return np.empty(shape, column.dtype)
         return np.memmap(path, column.dtype, mode="r", offset=len(column.header(0)), shape=shape)

@@ -139,6 +139,31 @@ def check_continues(folder: Path, info: DatasetInfo) -> None:
             raise ValueError(f"{folder} was recorded with {name} {old}, this recording has {new}; choose another out=")
 
 
+def check_joins(
+    first: Path,
+    info: DatasetInfo,
+    there: list[EpisodeRecord],
+    folder: Path,
+    new: DatasetInfo,
+    more: list[EpisodeRecord],
+) -> None:
+    """Raises ValueError where a folder's episodes are of another kind than those there, or some of the same.
+
+    The name of the game may differ where either was imported: a film's is the name of its file.
+    """
+    expected, found = info.to_json(), new.to_json()
+    imported = any(record.policy.startswith("import:") for records in (there, more) for record in records[:1])
+    for name in ("observation_shape", "action_space", "discrete_table", "keymap", "fps", "has_rewards", "game"):
+        if expected[name] != found[name] and not (name == "game" and imported):
+            mine, other = _shorten(expected[name]), _shorten(found[name])
+            raise ValueError(f"expected {name} {mine} in {folder}, as in {first}, found {other}; train on one of them")
+    if twice := {record.hash for record in there} & {record.hash for record in more}:
+        raise ValueError(
+            f"expected episodes in {folder} that are in no folder before it, found {len(twice)} of the same; name a "
+            "folder once, and record with another seed"
+        )
+
+
 def _shorten(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 160 else text[:157] + "..."

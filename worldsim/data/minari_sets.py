@@ -140,7 +140,7 @@ def export_minari(store: EpisodeStore, dataset_id: str, progress: Callable[[int]
     if path.exists():
         raise ValueError(f"expected a new Minari id, found {path} there already; choose another name or version")
     if store.info.action_space is None:
-        raise ValueError(f"expected a recording with actions, as Minari wants them, found none in {store.folder}")
+        raise ValueError(f"expected a recording with actions, as Minari wants them, found none in {store.folders[0]}")
     from minari.namespace import create_namespace, list_local_namespaces
 
     partial = path.with_name(f".{path.name}.partial")  # hidden: Minari does not list it
