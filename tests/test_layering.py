@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 # A module may import from layers below its own, from its own folder, and from the units beside it in its layer.
 LAYERS = (
-    ("types", "messages", "pixels", "noise", "files", "_checkout", "_pygame"),
+    ("types", "messages", "pixels", "noise", "files", "threads", "_checkout", "_pygame"),
     ("diffusion", "actions"),
     ("models", "data", "training"),
     ("objectives", "world_model", "bundle"),

@@ -11,14 +11,16 @@ from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.play.session import Session
 from worldsim.play.video import VideoWriter
+from worldsim.threads import Threads
 
 
 def play_headless(env: WorldModelEnv, policy: Policy, frames: int, out: str | Path, seed: int | None = None) -> Session:
     """Plays `frames` frames into the mp4 `out`; an episode that ends is followed by the next."""
     session = Session(env, seed, num_times=frames)
-    with VideoWriter(out, env.metadata["render_fps"]) as video:
+    with VideoWriter(out, env.metadata["render_fps"]) as video, Threads() as threads:
         video.append(session.frame)
         for _ in range(frames - 1):
+            threads.adjust()
             if session.ended:
                 session.begin()
             else:

@@ -16,6 +16,7 @@ from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.play.controls import Controls
 from worldsim.play.session import Session
+from worldsim.threads import Threads
 
 SIZE = 640  # pixels of the picture's longer side at first, about
 NARROWEST = 320  # pixels; the HUD's lines must fit
@@ -69,9 +70,11 @@ class PlayWindow:
 
     def run(self, frames: int | None = None) -> None:
         """Plays until the player quits, or for `frames` frames."""
-        while not self.closed and frames != 0:
-            self.advance()
-            frames = None if frames is None else frames - 1
+        with Threads() as threads:
+            while not self.closed and frames != 0:
+                threads.adjust()
+                self.advance()
+                frames = None if frames is None else frames - 1
 
     def advance(self) -> None:
         """Waits until the next frame is due, then reads the newest input, dreams the frame and shows it at once."""

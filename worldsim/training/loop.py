@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from worldsim.files import save_tensors
+from worldsim.threads import Threads
 from worldsim.training import checkpoint
 from worldsim.training.ema import averaged
 from worldsim.training.optim import adamw, schedule
@@ -120,7 +121,9 @@ def train(stage: Stage[M], budget: Budget, folder: Path, seed: int, rhythm: Rhyt
         accelerator.load_state(str(found))
         print(f"{stage.name}: resuming from step {progress.step}")
     log = Log(folder, stage.name, progress.step)
-    _Run(stage, budget, folder, seed, rhythm, accelerator, model, average, optimizer, progress, log).loop()
+    with Threads() as threads:
+        parts = (accelerator, model, average, optimizer, progress, log, threads)
+        _Run(stage, budget, folder, seed, rhythm, *parts).loop()
     save_tensors(weights.state_dict(), final)
     accelerator.free_memory()
     return weights
@@ -151,6 +154,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     progress: Progress
     log: Log
+    threads: Threads
 
     def loop(self) -> None:
         before, start = self.progress.elapsed, time.monotonic()
@@ -160,6 +164,7 @@ class _Run:
         bar = tqdm(total=100, desc=self.stage.name, unit="%", bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
         try:
             while (share := self.budget.progress(self.progress.step, self.progress.elapsed)) < 1:
+                self.threads.adjust()
                 batch, coming = coming.result(), ahead.submit(self.stage.batch, self.progress.step + 1)
                 loss = self.update(batch, share)
                 self.progress.step += 1
