@@ -86,6 +86,15 @@ def test_a_file_of_clocks_alone_is_refused(tmp_path):
         read(tmp_path, "frame", [(i,) for i in range(5)])
 
 
+def test_keys_that_change_with_every_row_are_no_clock(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(40)[:, None] % 2 == [0, 1])
+    np.save(tmp_path / "b.npy", (np.arange(40)[:, None] % 2 * 255).astype(np.uint8))
+    assert [read_actions(tmp_path / name).names for name in ("a.npy", "b.npy")] == [
+        ["column 0", "column 1"],
+        ["column 0"],
+    ]
+
+
 def test_what_is_left_out_is_said_in_one_line(tmp_path, video, capsys):
     actions = write_csv(tmp_path / "a.csv", "timestamp,gear", [(1.7e9 + i / 10, i % 5) for i in range(NUM_FRAMES)])
     import_frames(video, tmp_path / "data", actions)

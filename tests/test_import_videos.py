@@ -172,6 +172,17 @@ def test_frames_are_those_decoded_whatever_the_container_claims(tmp_path, video,
     assert contents(tmp_path / "data") == contents(tmp_path / "whole") and not (tmp_path / "data.partial").exists()
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_trimmed_video_gives_what_is_shown_in_one_decode(tmp_path, video, monkeypatch, suffix):
+    ffmpeg("-i", video, "-c:v", "libx264", "-g", 50, "-bf", 2, "-qp", 5, tmp_path / f"all{suffix}")
+    ffmpeg("-ss", 4 / 15, "-i", tmp_path / f"all{suffix}", "-c", "copy", tmp_path / f"cut{suffix}")
+    seen, read = [], frame_files._read_times
+    monkeypatch.setattr(frame_files, "_read_times", lambda path, decode: seen.append(decode) or read(path, decode))
+    import_frames(tmp_path / f"cut{suffix}", tmp_path / "data", size=16)
+    found = shown(EpisodeStore(tmp_path / "data").observations(0))
+    assert found == [*range(NUM_FRAMES - len(found), NUM_FRAMES)] and len(found) in (8, 9) and seen == [False]
+
+
 def test_rows_that_match_only_the_claimed_frames_are_refused(tmp_path, video, monkeypatch):
     claim(monkeypatch, 3)
     actions = write_csv(tmp_path / "a.csv", "gear", [[i % 5] for i in range(NUM_FRAMES + 3)])

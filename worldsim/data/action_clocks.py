@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worldsim.data.frame_files import JITTER, Take
+from worldsim.data.frame_files import JITTER, Miscount, Take
 
 SECONDS = ("timestamp", "time")
 NUMBERS = ("frame", "frame number", "frame index", "frame id", "step", "index", "unnamed: 0", "")
@@ -26,7 +26,9 @@ SUSPICIOUS = 32  # rows; what rises in each of them is hardly an action
 
 def is_clock(path: Path, name: str, plain: str, values: np.ndarray, starts: Sequence[int]) -> bool:
     """Returns whether a column is a clock. Raises ValueError where its name and its numbers disagree."""
-    rises = np.delete(np.diff(values), np.array(starts[1:], int) - 1)  # none from an episode to the next
+    rises = np.delete(
+        np.diff(values.astype(np.float64)), np.array(starts[1:], int) - 1
+    )  # none from an episode to the next
     if plain not in CLOCKS:
         if len(values) >= SUSPICIOUS and (rises > 0).all():
             raise ValueError(
@@ -47,9 +49,10 @@ def is_clock(path: Path, name: str, plain: str, values: np.ndarray, starts: Sequ
 def check_numbers(path: Path, clocks: dict[str, np.ndarray], starts: Sequence[int], frames: int) -> None:
     """Raises ValueError where a column of frame numbers does not count the rows, each episode's or all, from 0 or 1."""
     for name, values in clocks.items():
-        first, rows = values[0], np.arange(len(values))
+        first, rows = values[0], np.arange(float(len(values)))
         episode_rows = rows - np.repeat(starts, np.diff([*starts, len(values)]))
-        wrong = np.minimum(abs(values - first - rows), abs(values - first - episode_rows)) > 0
+        counted = values.astype(np.float64) - first
+        wrong = (counted != rows) & (counted != episode_rows)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise ValueError(
@@ -57,7 +60,7 @@ def check_numbers(path: Path, clocks: dict[str, np.ndarray], starts: Sequence[in
                 f"{row + 1}; give a row for each frame, or leave the column out"
             )
         if first not in ((0, 1) if len(values) == frames else (0,)):
-            raise ValueError(
+            raise Miscount(
                 f"expected column {name!r} of {path} to count from 0, or from 1 with a row for each of "
                 f"{frames} frames, found {first} in the first of {len(values)} rows; number them so, or leave it out"
             )

@@ -65,7 +65,8 @@ class ActionFile:
 
     @property
     def seconds(self) -> np.ndarray | None:
-        return next((values for name, values in self.clocks.items() if plain(name) in SECONDS), None)
+        """The clock in seconds, float64."""
+        return next((values.astype(np.float64) for name, values in self.clocks.items() if plain(name) in SECONDS), None)
 
     @property
     def numbers(self) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 FASTEST = 240  # frames a second; browsers write webm files that claim 1000, for lack of knowing
 JITTER = 0.25  # of a frame: as far a time stamp may be off its place; half a tick of webm at 240 frames/s is 0.12
 SCALE = "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"  # antialiased like `pixels.resize`
+_CUT = re.compile(rb"F=0x[0-9A-Fa-f]*[4-7C-Fc-f]\b")  # ffmpeg's flag of a frame that a trimmed video still holds
 MISSING = -(2**63)  # ffmpeg's time stamp of a frame without one
 
 
@@ -122,7 +123,8 @@ def _read_times(path: Path, decode: bool) -> np.ndarray:
         command = _ffmpeg(path, *how, "-f", "framecrc")
         text = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         base = re.search(rb"#tb 0: (\S+)", text.stdout)
-        rows = np.array(re.findall(rb"(?m)^0, *(-?\d+), *(-?\d+),", text.stdout), np.int64).reshape(-1, 2)
+        shown = [line for line in text.stdout.splitlines() if line[:2] == b"0," and not _CUT.search(line)]
+        rows = np.array([line.split(b",")[1:3] for line in shown]).astype(np.int64).reshape(-1, 2)
         _check_ended(path, text.returncode, errors, len(rows) if decode else 0)
     if len(rows) < 2:
         raise ValueError(f"expected 2 or more frames in {path}, found {len(rows)}")
