@@ -98,9 +98,9 @@ def _open_video(path: Path, fps: float | None, decode: bool) -> Take:
     stated, steps = _stated_rate(path), len(times) - 1
     measured = steps / times[-1] if times[-1] else 0.0
     if np.ptp(times * measured - np.arange(steps + 1)) <= 2 * JITTER:  # every frame within JITTER of an even grid
-        agree = measured and abs(stated / measured - 1) <= 0.005 + 0.5 / steps
+        agree = abs(stated / measured - 1) <= 0.005 + 0.5 / steps
         rate = stated if agree else round(measured, 2)
-        return Take(path, np.arange(steps + 1), rate if 0 < rate <= FASTEST else None, measured or None)
+        return Take(path, np.arange(steps + 1), rate if 0 < rate <= FASTEST else None, measured)
     rate = fps or (stated if 0 < stated <= FASTEST else None)
     if rate is None:
         raise ValueError(f"expected the rate of {path}, whose frames are unequally long, found none in it; give fps=")
