@@ -1,7 +1,10 @@
 """Videos, folders of pictures and action files to import."""
 
+import subprocess
+
 import imageio.v2 as imageio
 import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 
 NUM_FRAMES = 12
@@ -29,4 +32,27 @@ def write_pictures(folder, frames, suffix=".png"):
 
 def write_csv(path, header, rows):
     path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def ffmpeg(*arguments):
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *map(str, arguments)], check=True)
+
+
+def write_uneven(path, video, times):
+    """Copies a video's frames, lossless, frame i shown at `times[i]` seconds."""
+    stamps = "+".join(f"eq(N,{i})*{time}" for i, time in enumerate(times))
+    ffmpeg(
+        "-i",
+        video,
+        "-vf",
+        f"setpts='({stamps})/TB'",
+        "-fps_mode",
+        "passthrough",
+        "-enc_time_base",
+        "1:1000",
+        "-c:v",
+        "ffv1",
+        path,
+    )
     return path

@@ -1,9 +1,6 @@
 """`worldsim import` of videos, pictures and action files: which frame a row means, and an import that was killed."""
 
-import subprocess
-
 import imageio.v3 as iio
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -44,7 +41,7 @@ def pictures(tmp_path):
 # Frames.
 
 
-@pytest.mark.parametrize("suffix", VIDEOS)
+@pytest.mark.parametrize("suffix", [suffix for suffix in VIDEOS if suffix != ".gif"])
 def test_a_video_becomes_its_frames_at_its_rate(tmp_path, suffix):
     write_video(tmp_path / f"play{suffix}", grey_frames(), fps=20)
     assert import_frames(tmp_path / f"play{suffix}", tmp_path / "data", size=16) == NUM_FRAMES
@@ -54,15 +51,6 @@ def test_a_video_becomes_its_frames_at_its_rate(tmp_path, suffix):
     frames = store.observations(0).astype(int)
     assert frames.shape == (NUM_FRAMES, 16, 16, 3)
     assert np.abs(frames - grey_frames(NUM_FRAMES, 16, 16)).max() <= 4  # H.264 and VP9 lose a little
-
-
-def test_a_video_of_uneven_time_stamps_gives_every_frame_once(tmp_path, video):
-    uneven = tmp_path / "uneven.mkv"
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", video]
-    subprocess.run([*ffmpeg, "-vf", "setpts=N*N*0.01/TB", "-fps_mode", "passthrough", uneven], check=True)
-    import_frames(uneven, tmp_path / "data", size=16, fps=15)
-    found = EpisodeStore(tmp_path / "data").observations(0).mean((1, 2, 3))
-    assert np.abs(found - 20 * np.arange(1, NUM_FRAMES + 1)).max() < 3
 
 
 def test_a_long_video_gives_every_frame_once_and_is_cut(tmp_path):
@@ -280,7 +268,9 @@ def test_an_import_holds_one_episode_at_a_time(tmp_path, pictures, monkeypatch):
     take = open_takes(find_files(pictures))[0]
     read, seen = [], []
     frames = type(take).frames
-    monkeypatch.setattr(type(take), "frames", lambda self: (read.append(0) or frame for frame in frames(self)))
+    monkeypatch.setattr(
+        type(take), "frames", lambda self, size: (read.append(0) or frame for frame in frames(self, size))
+    )
     append = EpisodeWriter.append
     monkeypatch.setattr(EpisodeWriter, "append", lambda *given: seen.append(len(read)) or append(*given))
     import_frames(pictures, tmp_path / "data", max_episode_steps=3)

@@ -22,8 +22,12 @@ TEXTS = {  # what stands in the action file, and what the line says of it; {} is
     "nothing": ("a.csv", "", "expected a header of different names in the first line of {}"),
     "no rows": ("a.csv", "w\n", "expected a row for each frame in {}, found none"),
     "not a number": ("a.csv", "w\nnan\n", "expected numbers in column 'w' of {}"),
-    "no text": ("a.csv", "w\n\udcff\n", "expected text in {}, found other bytes"),
-    "a frame number": ("a.csv", "n\n0\n256\n", "expected fewer than 256 choices in column 'n' of {}, found 256"),
+    "no text": ("a.csv", "w\n\0\n", "expected text in {}, found other bytes"),
+    "a frame number": (
+        "a.csv",
+        "n\n" + "0\n256\n" * 6,
+        "expected fewer than 256 choices in column 'n' of {}, found 256",
+    ),
     "half an end": ("a.csv", "w,terminated\n0,0.5\n", "expected 0 or 1 in column 'terminated' of {}, found 0.5"),
     "an end in the middle": ("a.csv", "w,terminated\n" + "0,1\n" + "0,0\n" * 11, "found it in row 1 of {}"),
     "a frame alone": ("a.csv", "w,episode\n" + "0,0\n" * 11 + "0,1\n", "in {}, found one frame alone, number 12"),
@@ -63,7 +67,7 @@ def broken_video(kind, folder, play):
         return {"source": folder / "no.mp4"}, f"found nothing at {folder / 'no.mp4'}"
     if kind == "another suffix":
         text = write_csv(folder / "a.csv", "w", [[0]])
-        return {"source": text}, f"expected a video (.mp4, .webm, .mkv, .mov, .avi) or a folder, found {text}"
+        return {"source": text}, f"expected a video (.mp4, .webm, .mkv, .mov, .avi, .gif) or a folder, found {text}"
     if kind == "a data folder":
         import_frames(play, folder / "done")
         return {"source": folder / "done"}, "is a data folder already; worldsim export makes"

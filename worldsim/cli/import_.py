@@ -39,7 +39,9 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     if (path / FACTS).exists():
         raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
     if path.exists():
-        return import_frames(path, out, actions, config.fps, config.size, config.max_episode_steps, progress)
+        return import_frames(
+            path, out, actions, config.fps, config.size, config.max_episode_steps, progress, tqdm.write
+        )
     if not is_minari_id(source):
         raise ValueError(
             f"expected source= to be a video, a folder or a Minari id (name-v0), found nothing at {source}"

@@ -1,29 +1,30 @@
 """Action files (CSV, JSONL, npy) as actions, rewards and ends of a video's frames, and the action space they imply.
 
 Here because what a column means is decided once, over all files of an import, by its name and its numbers.
-Leaves out frames: whether rows and frames fit is `importer`'s to say.
+Leaves out the formats (`number_tables`), and frames: whether rows and frames fit is `importer`'s to say.
 
 One row for each frame: the row's action led from that frame to the next one, so the last row's may be missing. Columns
 `reward` (of that step), `terminated` (1 in an episode's last row) and `episode` (the frame's; a new value, a new
-episode) are optional. Every other column is a part of the action: a key (0 or 1), a choice (whole numbers from 0), or
+episode) are optional, and so are clocks (`action_clocks`). Every other column is a part of
+the action: a key (0 or 1), a choice (whole numbers from 0), or
 an axis (anything else; `mouse_x` and `mouse_y` always). A lone column without a name is a choice even of 0 and 1.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from worldsim.data.action_clocks import NUMBERS, SECONDS, is_clock
+from worldsim.data.frame_files import PICTURES
+from worldsim.data.number_tables import UNNAMED, read_csv, read_jsonl, read_npy
+
 SUFFIXES = (".csv", ".jsonl", ".npy")
 REWARD, TERMINATED, EPISODE = "reward", "terminated", "episode"
-UNNAMED = "action"  # of a lone column
 MOST_CHOICES = 256  # a column with more is a frame number, or an axis in whole numbers
 KEY, CHOICE, AXIS = "keys", "choices", "axes"
 KINDS = (AXIS, CHOICE, KEY)  # the order of `gym.spaces.Dict`, which sorts
@@ -45,6 +46,7 @@ class ActionFile:
 
     path: Path
     columns: dict[str, np.ndarray]
+    clocks: dict[str, np.ndarray] = field(default_factory=dict)  # not among the columns
 
     @property
     def num_rows(self) -> int:
@@ -54,6 +56,27 @@ class ActionFile:
     def names(self) -> list[str]:
         """The columns that make up the action."""
         return [name for name in self.columns if name not in (REWARD, TERMINATED, EPISODE)]
+
+    @property
+    def starts(self) -> list[int]:
+        """The first row of each episode."""
+        numbers = self.columns.get(EPISODE, np.zeros(self.num_rows))
+        return [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()]
+
+    @property
+    def seconds(self) -> np.ndarray | None:
+        """The clock in seconds, float64."""
+        return next((values.astype(np.float64) for name, values in self.clocks.items() if plain(name) in SECONDS), None)
+
+    @property
+    def numbers(self) -> dict[str, np.ndarray]:
+        """The columns that number the frames."""
+        return {name: values for name, values in self.clocks.items() if plain(name) in NUMBERS}
+
+    @property
+    def sums(self) -> list[str]:
+        """The columns that say what happened since the last row, rather than what holds until the next."""
+        return [name for name in self.columns if name in (REWARD, TERMINATED) or plain(name) in MOUSE]
 
 
 @dataclass(frozen=True)
@@ -157,15 +180,33 @@ def _space(kind: str, highest: list[float]) -> gym.Space:
     return gym.spaces.Box(-bound, bound, dtype=np.float32)
 
 
+def find_action_files(actions: Path, source: Path, paths: Sequence[Path]) -> list[Path]:
+    """Returns the action file of each video, or of all pictures."""
+    if not actions.exists():
+        raise ValueError(f"expected a file of actions at {actions}, found nothing")
+    videos = [source] if paths[0].suffix.lower() in PICTURES else paths
+    if not actions.is_dir():
+        if len(videos) > 1:
+            raise ValueError(
+                f"expected actions= to be a folder with a file for each of {len(videos)} videos, found {actions}"
+            )
+        return [actions]
+    found = []
+    for video in videos:
+        candidates = [path for suffix in SUFFIXES if (path := actions / f"{video.stem}{suffix}").exists()]
+        if len(candidates) != 1:
+            names = ", ".join(path.name for path in candidates) or "none"
+            raise ValueError(f"expected one of {video.stem}{{{','.join(SUFFIXES)}}} in {actions}, found {names}")
+        found += candidates
+    return found
+
+
 def read_actions(path: Path) -> ActionFile:
     """Returns a file's columns. Raises ValueError, which names file and line, for anything that is no number."""
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".npy": _read_npy}
+    readers = {".csv": read_csv, ".jsonl": read_jsonl, ".npy": read_npy}
     if path.suffix.lower() not in readers:
         raise ValueError(f"expected actions= to be one of {', '.join(SUFFIXES)}, found {path}")
-    try:
-        columns = readers[path.suffix.lower()](path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"expected text in {path}, found other bytes ({error})") from None
+    columns = readers[path.suffix.lower()](path)
     if not columns or not len(next(iter(columns.values()))):
         raise ValueError(f"expected a row for each frame in {path}, found none")
     for name, values in columns.items():
@@ -176,63 +217,13 @@ def read_actions(path: Path) -> ActionFile:
     ends = columns.get(TERMINATED, np.zeros(1))
     if not np.isin(ends, (0, 1)).all():
         raise ValueError(f"expected 0 or 1 in column {TERMINATED!r} of {path}, found {ends[~np.isin(ends, (0, 1))][0]}")
-    return ActionFile(path, columns)
+    return _part_clocks(ActionFile(path, columns))
 
 
-def _read_csv(path: Path) -> dict[str, np.ndarray]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        rows = [(reader.line_num, row) for row in reader]
-    while rows and not rows[-1][1]:  # empty lines at the end
-        rows.pop()
-    header = [name.strip() for name in rows[0][1]] if rows else []
-    if not all(header) or len({*header}) < len(header) or all(_number(name) is not None for name in header):
-        raise ValueError(
-            f"expected a header of different names in the first line of {path}, found {','.join(header)!r}"
-        )
-    for line, row in rows[1:]:
-        if len(row) != len(header):
-            raise ValueError(f"expected {len(header)} values in line {line} of {path}, found {len(row)}")
-        for name, text in zip(header, row, strict=True):
-            if _number(text) is None:
-                raise ValueError(f"expected a number for {name!r} in line {line} of {path}, found {text!r}")
-    return {name: np.array([_number(row[i]) for _, row in rows[1:]]) for i, name in enumerate(header)}
-
-
-def _number(text: str) -> int | float | None:
-    text = {"true": "1", "false": "0"}.get(text.strip().lower(), text)
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
-
-
-def _read_jsonl(path: Path) -> dict[str, np.ndarray]:
-    rows: list[dict[str, Any]] = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").rstrip().splitlines(), start=1):
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"expected JSON in line {line} of {path}, found {text[:40]!r} ({error})") from None
-        if not isinstance(row, dict):
-            row = {f"column {i}": x for i, x in enumerate(row)} if isinstance(row, list) else {UNNAMED: row}
-        if not all(isinstance(value, (bool, int, float)) for value in row.values()):
-            raise ValueError(f"expected numbers in line {line} of {path}, found {text[:40]!r}")
-        if rows and row.keys() != rows[0].keys():
-            raise ValueError(f"expected {', '.join(rows[0])} in line {line} of {path}, found {', '.join(row)}")
-        rows.append(row)
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
-
-
-def _read_npy(path: Path) -> dict[str, np.ndarray]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"cannot read {path} as an array of numbers: {error}") from None
-    if not isinstance(array, np.ndarray) or array.ndim not in (1, 2) or array.dtype.kind not in "biuf":
-        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"expected numbers [T] or [T k] in {path}, found {found}")
-    array = array.astype(np.int64) if array.dtype.kind == "u" else array
-    return {UNNAMED: array} if array.ndim == 1 else {f"column {i}": array[:, i] for i in range(array.shape[1])}
+def _part_clocks(file: ActionFile) -> ActionFile:
+    starts = file.starts
+    clocks = [name for name in file.names if is_clock(file.path, name, plain(name), file.columns[name], starts)]
+    columns = {name: values for name, values in file.columns.items() if name not in clocks}
+    if not columns:
+        raise ValueError(f"expected actions or rewards beside the clock {clocks[0]!r} in {file.path}, found none")
+    return ActionFile(file.path, columns, {name: file.columns[name] for name in clocks})

@@ -1,39 +1,64 @@
 """Videos and folders of pictures as streams of frames.
 
-Here so that import never holds a video in memory, and finds a damaged one before it writes anything.
-Leaves out actions (`action_files`), sizes and episodes (`importer`).
+Here so that import never holds a video in memory, decodes it once, and knows when each of its frames is shown.
+Leaves out actions (`action_files`), their clocks (`action_clocks`), and episodes (`importer`).
 """
 
 from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import IO
 
 import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
-from tqdm import tqdm
 
-VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi")
+VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg")
 FASTEST = 240  # frames a second; browsers write webm files that claim 1000, for lack of knowing
+JITTER = 0.25  # of a frame: as far a time stamp may be off its place; half a tick of webm at 240 frames/s is 0.12
+SCALE = "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"  # antialiased like `pixels.resize`
+_CUT = re.compile(rb"F=0x[0-9A-Fa-f]*[4-7C-Fc-f]\b")  # ffmpeg's flag of a frame that a trimmed video still holds
+MISSING = -(2**63)  # ffmpeg's time stamp of a frame without one
+
+
+class Miscount(ValueError):
+    """A video has another number of frames than expected, which may be the container's fault: decoding tells."""
 
 
 @dataclass(frozen=True)
 class Take:
-    """An uninterrupted run of frames: a video, or the pictures of a folder."""
+    """An uninterrupted run of frames at a constant rate: a video, or the pictures of a folder."""
 
     path: Path
-    num_frames: int
+    slots: np.ndarray  # int64 [n]: from which frame on each decoded one is shown; of a constant rate 0, 1, 2 ...
     fps: float | None  # None where nobody says
+    rate: float | None = None  # the same, exactly as the time stamps have it: 29.97003 where fps is 29.97
+    times: np.ndarray | None = None  # seconds [n] of the decoded frames; None where they are constant
     pictures: tuple[Path, ...] = ()
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """Yields `num_frames` frames, uint8 `[H W 3]` of one size. Raises ValueError naming a damaged file."""
-        return _read_pictures(self.pictures) if self.pictures else _read_video(self.path, self.num_frames)
+    @property
+    def is_resampled(self) -> bool:
+        return self.times is not None
+
+    @property
+    def num_frames(self) -> int:
+        return int(self.slots[-1]) + 1
+
+    def frames(self, size: int | None = None) -> Iterator[np.ndarray]:
+        """Yields `num_frames` frames, uint8 `[H W 3]` of one size, and of a video no side larger than `size`.
+
+        Raises ValueError naming a damaged file, and Miscount at the end of a video that has other than `slots`.
+        """
+        decoded = _read_pictures(self.pictures) if self.pictures else _read_video(self.path, len(self.slots), size)
+        repeats = np.diff(self.slots, append=self.num_frames).tolist()  # 0 where the next one is shown as early
+        return (frame for frame, count in zip(decoded, repeats, strict=True) for _ in range(count))
 
 
 def find_files(source: Path) -> list[Path]:
@@ -54,63 +79,103 @@ def find_files(source: Path) -> list[Path]:
     return videos or pictures
 
 
-def open_takes(files: list[Path]) -> list[Take]:
-    """Returns a take for each video, or one for all pictures.
+def open_takes(files: list[Path], fps: float | None = None, decode: bool = False) -> list[Take]:
+    """Returns a take for each video, or one for all pictures; `fps` is for videos of variable rate.
 
-    Raises ValueError where a video is damaged: to know, and to count its frames, each is decoded once.
+    Frames are counted by the container's word, in no time, or by decoding them. Raises ValueError for what is no video.
     """
     if files[0].suffix.lower() in PICTURES:
-        return [Take(files[0].parent, len(files), None, tuple(files))]
-    return [_open_video(path) for path in files]
+        return [Take(files[0].parent, np.arange(len(files)), None, pictures=tuple(files))]
+    return [_open_video(path, fps, decode) for path in files]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", path.name)]
 
 
-def _ffmpeg(path: Path, *output: str, stderr: int) -> subprocess.Popen:
-    """Returns ffmpeg decoding a video's every frame once, whatever its time stamps, and ending at the first error."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-xerror", "-i", f"file:{path}"]
-    command += ["-map", "0:v:0", "-fps_mode", "passthrough", "-vf", "settb=1,setpts=N", "-enc_time_base", "1:1"]
-    return subprocess.Popen(
-        [*command, *output, "pipe:1"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
-    )
+def _open_video(path: Path, fps: float | None, decode: bool) -> Take:
+    times = _read_times(path, decode)
+    stated, steps = _stated_rate(path), len(times) - 1
+    measured = steps / times[-1] if times[-1] else 0.0
+    if np.ptp(times * measured - np.arange(steps + 1)) <= 2 * JITTER:  # every frame within JITTER of an even grid
+        agree = abs(stated / measured - 1) <= 0.005 + 0.5 / steps
+        rate = stated if agree else round(measured, 2)
+        return Take(path, np.arange(steps + 1), rate if 0 < rate <= FASTEST else None, measured)
+    rate = fps or (stated if 0 < stated <= FASTEST else None)
+    if rate is None:
+        raise ValueError(f"expected the rate of {path}, whose frames are unequally long, found none in it; give fps=")
+    slots = np.floor(times * rate + JITTER).astype(np.int64)  # a little early is in time
+    return Take(path, slots, rate, rate, times)
 
 
-def _open_video(path: Path) -> Take:
-    num_frames = 0
-    with tqdm(desc=f"check {path.name}", unit="frame", leave=False, disable=None) as bar:
-        process = _ffmpeg(path, "-f", "null", "-nostats", "-progress", "pipe:1", stderr=subprocess.PIPE)
-        with process:
-            for line in process.stdout:
-                if line.startswith(b"frame="):
-                    num_frames = int(line[6:])
-                    bar.update(num_frames - bar.n)
-            errors = process.stderr.read().decode(errors="replace").splitlines()
-    if errors or process.returncode:
-        reason = re.sub(r"^\[.*?\] ", "", errors[0]) if errors else f"ffmpeg ended with {process.returncode}"
-        raise ValueError(f"{path} is damaged or no video after {num_frames} frames: {reason}")
-    if num_frames < 2:
-        raise ValueError(f"expected 2 or more frames in {path}, found {num_frames}")
-    fps = float(iio.immeta(path, plugin="FFMPEG").get("fps") or 0)
-    return Take(path, num_frames, fps if 0 < fps <= FASTEST else None)
-
-
-def _read_video(path: Path, num_frames: int) -> Iterator[np.ndarray]:
-    # PPM pictures say their own size, so that a rotated video needs no thought.
-    process = _ffmpeg(path, "-f", "image2pipe", "-c:v", "ppm", stderr=subprocess.DEVNULL)
+def _stated_rate(path: Path) -> float:
+    reader = imageio_ffmpeg.read_frames(str(path))
     try:
-        for index in range(num_frames):
-            magic, sides = process.stdout.readline(), process.stdout.readline().split()
-            process.stdout.readline()
-            width, height = map(int, sides) if magic == b"P6\n" else (0, 0)
-            pixels = process.stdout.read(width * height * 3)
-            if not width or len(pixels) < width * height * 3:
-                raise ValueError(f"{path} had {num_frames} frames a moment ago, now it ends after {index}")
-            yield np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+        return float(next(reader)["fps"])
     finally:
-        process.kill()
-        process.communicate()
+        reader.close()
+
+
+def _read_times(path: Path, decode: bool) -> np.ndarray:
+    """Returns the seconds from the first frame at which each is shown, ascending."""
+    how = ["-vf", "scale=16:16", "-enc_time_base", "demux"] if decode else ["-c:v", "copy"]
+    with tempfile.TemporaryFile() as errors:
+        command = _ffmpeg(path, *how, "-f", "framecrc")
+        text = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
+        base = re.search(rb"#tb 0: (\S+)", text.stdout)
+        shown = [line for line in text.stdout.splitlines() if line[:2] == b"0," and not _CUT.search(line)]
+        rows = np.array([line.split(b",")[1:3] for line in shown]).astype(np.int64).reshape(-1, 2)
+        _check_ended(path, text.returncode, errors, len(rows) if decode else 0)
+    if len(rows) < 2:
+        raise ValueError(f"expected 2 or more frames in {path}, found {len(rows)}")
+    dts, pts = rows.T
+    ticks = np.sort(dts if (pts == MISSING).any() else pts)  # avi keeps no times, only the order
+    return (ticks - ticks[0]) * float(Fraction(base[1].decode()))
+
+
+def _ffmpeg(path: Path, *output: str) -> list[str]:
+    """Returns the command that passes a video's every frame once, whatever its time stamps, up to the first error."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", "-xerror", "-i", f"file:{path}"]
+    return [*command, "-map", "0:v:0", "-fps_mode", "passthrough", *output, "pipe:1"]
+
+
+def _check_ended(path: Path, code: int, errors: IO[bytes], num_frames: int) -> None:
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").splitlines()
+    if lines or code:
+        reason = re.sub(r"^\[.*?\] ", "", lines[0]) if lines else f"ffmpeg ended with {code}"
+        raise ValueError(f"{path} is damaged or no video after {num_frames} frames: {reason}")
+
+
+def _read_video(path: Path, num_frames: int, size: int | None) -> Iterator[np.ndarray]:
+    """Yields frames that ffmpeg has made RGB of 8 bits, and smaller where they are larger than `size`."""
+    sides = "" if size is None else f"w='min(iw,{size})':h='min(ih,{size})':"
+    filters = ["-vf", f"scale={sides}{SCALE},format=rgb24,settb=1,setpts=N", "-enc_time_base", "1:1"]
+    command, count = _ffmpeg(path, *filters, "-f", "image2pipe", "-c:v", "ppm"), 0
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        try:
+            while (frame := _read_ppm(process.stdout)) is not None and count < num_frames:
+                yield frame
+                count += 1
+            if frame is None:
+                _check_ended(path, process.wait(), errors, count)
+        finally:
+            process.kill()
+    if frame is not None or count < num_frames:
+        raise Miscount(
+            f"expected {num_frames} frames in {path}, as it says, found {'more' if frame is not None else count}"
+        )
+
+
+def _read_ppm(stream: IO[bytes]) -> np.ndarray | None:
+    """Returns the next picture, whose sides it says itself, so that a rotated video needs no thought."""
+    magic, sides, _ = stream.readline(), stream.readline().split(), stream.readline()
+    width, height = map(int, sides) if magic == b"P6\n" and len(sides) == 2 else (0, 0)
+    pixels = stream.read(width * height * 3)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if 0 < len(pixels) == width * height * 3 else None
 
 
 def _read_pictures(paths: tuple[Path, ...]) -> Iterator[np.ndarray]:

@@ -1,7 +1,7 @@
 """Videos, folders of pictures and action files as a data folder: a world of one's own game without an environment.
 
 Here as the place where the frames of a take meet the rows of its action file, and where an import becomes whole.
-Leaves out Minari (`minari_sets`), decoding (`frame_files`) and what columns mean (`action_files`).
+Leaves out Minari (`minari_sets`), decoding (`frame_files`), what columns mean (`action_files`) and their clocks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,19 @@ import numpy as np
 import torch
 
 from worldsim import pixels
+from worldsim.data.action_clocks import check_numbers, follow_clock
 from worldsim.data.action_files import (
     EPISODE,
     REWARD,
-    SUFFIXES,
     TERMINATED,
     ActionFile,
     ActionLayout,
+    find_action_files,
     make_layout,
     read_actions,
 )
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter, hash_episode
-from worldsim.data.frame_files import PICTURES, Take, find_files, open_takes
+from worldsim.data.frame_files import Miscount, Take, find_files, open_takes
 from worldsim.data.index import FACTS, EpisodeRecord, check_continues
 from worldsim.data.recorder import DEFAULT_FPS
 from worldsim.data.shards import sync_folder
@@ -57,34 +58,62 @@ def import_frames(
     size: int | None = 64,
     max_episode_steps: int | None = 1000,
     progress: Callable[[int, int], Any] = lambda frames, total: None,
+    say: Callable[[str], Any] = print,
 ) -> int:
     """Imports a video, a folder of videos, or a folder of pictures; returns how many frames were new in `out`.
 
     `actions` is a file, or for a folder of videos a folder of files of the same names. Frames are resized to `size x
     size` whatever their aspect ratio, or stay as they are. `progress` hears how many frames of how many are done.
-    Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
+    `say` hears in a line each what was decided: columns left out, a variable rate made constant. Raises ValueError
+    (one sentence) for what is damaged or does not fit; then nothing was written.
     """
     check_whole("size", size, 8)
     check_whole("max_episode_steps", max_episode_steps, 1)
     given_fps = None if fps is None else check_fps(fps)
     paths = find_files(source)  # actions first: videos take longer
-    files = None if actions is None else [read_actions(path) for path in find_action_files(actions, source, paths)]
-    layout = ActionLayout(None, []) if files is None else make_layout(files)
-    takes = open_takes(paths)
-    labelled = [
-        label(take, None if files is None else files[i], layout, max_episode_steps) for i, take in enumerate(takes)
-    ]
-    info = DatasetInfo(
-        game=source.resolve().stem,
-        observation_shape=next(takes[0].frames()).shape if size is None else (size, size, 3),
-        action_space=layout.space,
-        fps=given_fps or common_fps(takes),
-        keymap=layout.keymap(),
-        has_rewards=labelled[0].rewards is not None,
-    )
-    total = sum(last - first + 1 for part in labelled for first, last in part.spans)
-    episodes = (episode for part in labelled for episode in read_episodes(part, info))
-    return write_import(out, info, episodes, lambda frames: progress(frames, total))
+    files = [None] * len(paths) if actions is None else [*map(read_actions, find_action_files(actions, source, paths))]
+    _say_left_out(files, say)
+
+    def run(decode: bool) -> int:
+        takes = open_takes(paths, given_fps, decode)
+        matched = [match(take, file) for take, file in zip(takes, files, strict=False)]
+        layout = ActionLayout(None, []) if actions is None else make_layout(matched)
+        labelled = [label(*pair, layout, max_episode_steps) for pair in zip(takes, matched, strict=True)]
+        info = DatasetInfo(
+            game=source.resolve().stem,
+            observation_shape=next(takes[0].frames()).shape if size is None else (size, size, 3),
+            action_space=layout.space,
+            fps=given_fps or common_fps(takes),
+            keymap=layout.keymap(),
+            has_rewards=labelled[0].rewards is not None,
+        )
+        _say_aligned(takes, files, say)
+        total = sum(last - first + 1 for part in labelled for first, last in part.spans)
+        episodes = (episode for part in labelled for episode in read_episodes(part, info, size))
+        return write_import(out, info, episodes, lambda frames: progress(frames, total))
+
+    # The container's word costs nothing, and is found out at the end; what is appended to a whole folder stays there.
+    decode = (out / FACTS).exists()
+    try:
+        return run(decode)
+    except Miscount:
+        if decode:
+            raise
+        return run(decode=True)
+
+
+def _say_left_out(files: Sequence[ActionFile | None], say: Callable[[str], Any]) -> None:
+    for name in dict.fromkeys(name for file in files if file for name in file.clocks):
+        say(f"column {name!r} is a clock and no action: left out")
+
+
+def _say_aligned(takes: Sequence[Take], files: Sequence[ActionFile | None], say: Callable[[str], Any]) -> None:
+    for take, file in zip(takes, files, strict=False):
+        if take.is_resampled:
+            counts = f"its {len(take.slots)} frames became {take.num_frames}"
+            say(f"{take.path.name} has a variable rate: {counts}, at {take.fps:g} a second")
+        if file and not _fits(take, file):
+            say(f"{file.path.name}: {file.num_rows} rows follow their seconds onto {take.num_frames} frames")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
@@ -109,48 +138,51 @@ def common_fps(takes: Sequence[Take]) -> float:
     return rates.pop() or DEFAULT_FPS
 
 
-def find_action_files(actions: Path, source: Path, paths: Sequence[Path]) -> list[Path]:
-    """Returns the action file of each video, or of all pictures."""
-    if not actions.exists():
-        raise ValueError(f"expected a file of actions at {actions}, found nothing")
-    videos = [source] if paths[0].suffix.lower() in PICTURES else paths
-    if not actions.is_dir():
-        if len(videos) > 1:
-            raise ValueError(
-                f"expected actions= to be a folder with a file for each of {len(videos)} videos, found {actions}"
-            )
-        return [actions]
-    found = []
-    for video in videos:
-        candidates = [path for suffix in SUFFIXES if (path := actions / f"{video.stem}{suffix}").exists()]
-        if len(candidates) != 1:
-            names = ", ".join(path.name for path in candidates) or "none"
-            raise ValueError(f"expected one of {video.stem}{{{','.join(SUFFIXES)}}} in {actions}, found {names}")
-        found += candidates
-    return found
+def _fits(take: Take, file: ActionFile) -> bool:
+    return file.num_rows in (take.num_frames, take.num_frames - 1) and not take.is_resampled
+
+
+def match(take: Take, file: ActionFile | None) -> ActionFile | None:
+    """Returns an action file with a row for each frame, if by its clock; the last frame's row may be missing.
+
+    Raises ValueError where its clock does not fit, and Miscount, naming both numbers, where rows without one do not.
+    """
+    if file is None:
+        return None
+    if file.seconds is not None and take.rate and not _fits(take, file):
+        columns = dict(file.columns)
+        if TERMINATED in columns:  # in the last row even where the one before it says so
+            columns[TERMINATED] = np.isin(np.arange(file.num_rows), [*_final_frames(file, file.num_rows)]).astype(int)
+        columns = follow_clock(file.path, columns, file.sums, file.seconds, take)
+        return replace(file, columns=columns, clocks={})
+    if take.is_resampled:
+        raise ValueError(
+            f"expected a column 'timestamp' or 'time' in {file.path}, seconds from the first frame of "
+            f"{take.path.name}, whose rate is variable, found none; add one, or give a video of constant rate"
+        )
+    check_numbers(file.path, file.numbers, file.starts, take.num_frames)
+    if not _fits(take, file):
+        frames = take.num_frames
+        raise Miscount(
+            f"expected {frames} rows (one for each frame) or {frames - 1} (none for the last frame) in {file.path}, "
+            f"for the {frames} frames of {take.path.name}, found {file.num_rows}"
+        )
+    return file
 
 
 def label(take: Take, file: ActionFile | None, layout: ActionLayout, max_episode_steps: int | None) -> LabelledTake:
-    """Matches a take with its action file. Raises ValueError where rows do not fit the frames, naming both numbers."""
+    """Returns a take with the episodes, actions and rewards of its action file."""
     if file is None:
         return LabelledTake(take, episode_spans([0], take.num_frames, max_episode_steps, take.path))
-    rows, frames = file.num_rows, take.num_frames
-    if rows not in (frames, frames - 1):
-        raise ValueError(
-            f"expected {frames} rows (one for each frame) or {frames - 1} (none for the last frame) in {file.path}, "
-            f"for the {frames} frames of {take.path.name}, found {rows}"
-        )
-    numbers = file.columns.get(EPISODE, np.zeros(rows))
-    starts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()]
     rewards = file.columns[REWARD].astype(np.float32) if REWARD in file.columns else None
-    spans = episode_spans(starts, frames, max_episode_steps, file.path)
-    return LabelledTake(take, spans, layout.pack(file), rewards, _final_frames(file, starts, frames))
+    spans = episode_spans(file.starts, take.num_frames, max_episode_steps, file.path)
+    return LabelledTake(take, spans, layout.pack(file), rewards, _final_frames(file, take.num_frames))
 
 
-def _final_frames(file: ActionFile, starts: list[int], frames: int) -> frozenset[int]:
+def _final_frames(file: ActionFile, frames: int) -> frozenset[int]:
     """Returns the last frames of episodes that say `terminated`, in the row of that frame or of the step to it."""
     rows, found = file.num_rows, set()
-    lasts = np.array([*starts[1:], frames]) - 1
+    lasts = np.array([*file.starts[1:], frames]) - 1
     for row in np.flatnonzero(file.columns.get(TERMINATED, np.zeros(rows))).tolist():
         last = int(lasts[np.searchsorted(lasts, row)])
         if row < last - 1:
@@ -176,13 +208,17 @@ def episode_spans(starts: list[int], num_frames: int, longest: int | None, path:
     return spans
 
 
-def read_episodes(part: LabelledTake, info: DatasetInfo) -> Iterator[Episode]:
+def read_episodes(part: LabelledTake, info: DatasetInfo, size: int | None) -> Iterator[Episode]:
     """Yields a take's episodes; no more than one of them is in memory."""
-    frames, height, width = part.take.frames(), *info.observation_shape[:2]
+    frames, height, width = part.take.frames(size), *info.observation_shape[:2]
     kept, kept_index = [], -1
     for first, last in part.spans:
         head = kept if kept_index == first else []
         tail = [resize(frame[None], height, width) for frame in islice(frames, last + 1 - first - len(head))]
+        if last == part.take.num_frames - 1:
+            next(
+                frames, None
+            )  # a video that ends otherwise than it said is found out before its last episode is written
         observations = np.concatenate([*head, *tail])
         kept, kept_index = [observations[-1:]], last
         yield Episode(
