@@ -1,6 +1,7 @@
 """Any Gymnasium game as a source of frames: its image observations, or what it renders, at one size.
 
-Here so that `game=gym game.id=CarRacing-v3` needs no code; `module:Id-v0` first imports the module that registers it.
+Here so that `game=gym game.id=CarRacing-v3` needs no code; `module:Id-v0` first imports the module that registers it,
+`module:Class` makes a class that nobody registered.
 Leaves out games that can only be heard or read, and frame stacks: an observation is one picture.
 """
 
@@ -14,36 +15,43 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 
 from worldsim import pixels
+from worldsim.envs import pictures
 
 _REGISTERED_BY = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "Vizdoom": "vizdoom.gymnasium_wrapper"}
-_SMALLEST_PICTURE = 32  # pixels a side; smaller uint8 arrays are maps of cells (MiniGrid: 7x7), not pictures
 
 
-def make(id: str, size: int = 64, **kwargs: Any) -> gym.Env:
+def make(id: str, size: int = 64, range: Any = None, **kwargs: Any) -> gym.Env:
     """Returns the game with uint8 `[size size 3]` observations; `kwargs` go to the game's constructor.
+
+    `range` is the darkest and the brightest value of its pictures, where neither bounds nor pictures tell for certain.
 
     Raises ValueError (one sentence) where the id is unknown or the game has no pictures.
     """
     if size < 8:
         raise ValueError(f"expected game.size of at least 8 pixels, found {size}")
-    env = _make(id, **kwargs)
-    if _is_picture(env.observation_space):
-        return PixelEnv(env, size, rendered=False)
-    modes, space = env.metadata.get("render_modes", []), env.observation_space
+    values, env = pictures.read_range(range), _make(id, **kwargs)
+    space, modes = env.observation_space, env.metadata.get("render_modes", [])
+    if isinstance(space, gym.spaces.Box) and pictures.layout_of(space.shape):
+        return PixelEnv(env, size, values or pictures.range_of(space), rendered=False)
     env.close()
     if "rgb_array" not in modes:
-        raise ValueError(f"expected image observations or render mode rgb_array of {id}, found {space} and {modes}")
-    return PixelEnv(_make(id, render_mode="rgb_array", **kwargs), size, rendered=True)
+        raise ValueError(
+            f"expected pictures [H W 3], [3 H W] or [H W] as observations, or render mode rgb_array, of {id}, found "
+            f"{space} and {modes}"
+        )
+    return PixelEnv(_make(id, render_mode="rgb_array", **kwargs), size, values, rendered=True)
 
 
 class PixelEnv(gym.Wrapper):
     """A game whose observation is one uint8 picture `[size size 3]`, with a keymap where the game says its keys."""
 
-    def __init__(self, env: gym.Env, size: int, rendered: bool):
+    def __init__(self, env: gym.Env, size: int, values: tuple[float, float] | None, rendered: bool):
         super().__init__(env)
-        self._size, self._rendered = size, rendered
+        self._size, self._values, self._rendered = size, values, rendered
+        self._name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
         keymap = _keymap(env)
         self.metadata = {**env.metadata, **({"keymap": keymap} if keymap else {})}
@@ -57,19 +65,23 @@ class PixelEnv(gym.Wrapper):
         return self._picture(observation), float(reward), bool(terminated), bool(truncated), info
 
     def _picture(self, observation: Any) -> np.ndarray:
-        frame = np.asarray(self.env.render() if self._rendered else observation)
-        frame = torch.from_numpy(np.array(frame[..., :3], np.uint8))  # a copy: games may draw into one buffer
-        return pixels.resize(frame, self._size, self._size).numpy()
-
-
-def _is_picture(space: gym.Space) -> bool:
-    return (
-        isinstance(space, gym.spaces.Box)
-        and space.dtype == np.uint8
-        and len(space.shape) == 3
-        and space.shape[2] == 3
-        and min(space.shape[:2]) >= _SMALLEST_PICTURE
-    )
+        array = np.asarray(self.env.render() if self._rendered else observation)
+        if self._rendered and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 4:
+            array = array[..., :3]  # the fourth is opacity
+        layout = pictures.layout_of(array.shape, smallest=4)
+        if layout is None or array.dtype.kind not in "buif":
+            raise ValueError(
+                f"expected pictures [H W 3] of {self._name}, found {array.dtype} of shape {list(array.shape)}"
+            )
+        if self._values is None and (found := pictures.range_of_values(array)) is not None:
+            self._values = found
+        if self._values is None:
+            raise ValueError(
+                f"cannot tell black from white in {self._name}'s pictures, {array.dtype} from {array.min():g} to "
+                f"{array.max():g}; give game.range=[darkest,brightest]"
+            )
+        frame = np.array(layout.rgb(pictures.to_bytes(array, self._values, self._name)))  # a copy: games reuse buffers
+        return pixels.resize(torch.from_numpy(frame), self._size, self._size).numpy()
 
 
 def _make(id: str, **kwargs: Any) -> gym.Env:
@@ -77,6 +89,8 @@ def _make(id: str, **kwargs: Any) -> gym.Env:
         if id.startswith(prefix) and importlib.util.find_spec(module.partition(".")[0]):
             importlib.import_module(module)
     try:
+        if (made := _of_class(id, kwargs)) is not None:
+            return made
         return gym.make(id, disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
         raise ValueError(f"expected game.id to name a Gymnasium environment, found {id!r}; {_advice(id)}") from error
@@ -87,9 +101,29 @@ def _make(id: str, **kwargs: Any) -> gym.Env:
         raise ValueError(f"{id} does not take these settings: {error}") from error
 
 
+def _of_class(id: str, kwargs: dict[str, Any]) -> gym.Env | None:
+    """Returns the game that `module:Class` makes, or None where that is an id. Raises ValueError where it is none."""
+    module_name, colon, name = id.partition(":")
+    if not colon or not name.isidentifier():
+        return None
+    made_by = getattr(importlib.import_module(module_name), name, None)
+    if made_by is None or name in gym.registry:
+        return None
+    made = made_by(**kwargs) if callable(made_by) else made_by
+    if not isinstance(made, gym.Env):
+        raise ValueError(f"expected game.id={id} to make a gymnasium.Env, found {type(made).__name__}")
+    if made.unwrapped.spec is None:
+        made.unwrapped.spec = EnvSpec(id, entry_point=id, kwargs=kwargs)  # its name, and how to make it again
+    return made
+
+
 def _advice(id: str) -> str:
     close = difflib.get_close_matches(id, gym.registry, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else "module:Id-v0 imports the module that registers it"
+    return (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else "module:Id-v0 imports what registers it, module:Class makes a class"
+    )
 
 
 def _keymap(env: gym.Env) -> dict | None:

@@ -1,6 +1,7 @@
 """Pixels: all 256 values survive the round trip, and resizing averages."""
 
 import torch
+import torch.nn.functional as F
 
 from worldsim import pixels
 
@@ -32,3 +33,12 @@ def test_resizing_keeps_a_flat_colour_and_averages_a_pattern():
 def test_resizing_to_the_same_size_changes_nothing():
     frames = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert pixels.resize(frames, 8, 8) is frames
+
+
+def test_bytes_are_resized_as_by_way_of_floats_to_within_a_level():
+    generator = torch.Generator().manual_seed(0)
+    for size, goal in (((72, 128), 64), ((20, 30), 64), ((210, 160), 64)):
+        frames = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=generator)
+        floats = F.interpolate(pixels.to_float(frames), (goal, goal), mode="bilinear", antialias=True)
+        expected = pixels.to_uint8(floats)
+        assert (pixels.resize(frames, goal, goal).int() - expected.int()).abs().max() <= 1

@@ -1,7 +1,8 @@
 """The command `worldsim`: finds the command, its arguments and its help, and turns user errors into one line.
 
-Here so that every command fails alike: one line on stderr and exit code 2, 130 for Ctrl-C. A programming error keeps
-its traceback; so does every error with HYDRA_FULL_ERROR=1. Leaves out Hydra, so that `--help` answers at once.
+Here so that every command fails alike: one line on stderr and exit code 2, 1 where a game failed, 130 for Ctrl-C. A
+programming error keeps its traceback; so does every error with HYDRA_FULL_ERROR=1. Leaves out Hydra, so that `--help`
+answers at once.
 """
 
 import errno
@@ -14,6 +15,7 @@ import gymnasium as gym
 
 import worldsim
 from worldsim.cli import arguments
+from worldsim.messages import GameError
 
 COMMANDS = {
     "record": "record gameplay of any game into a data folder",
@@ -68,6 +70,8 @@ def _run(command: str, rest: list[str]) -> int:
         return import_module("worldsim.cli.compose").run(command, rest) or 0
     except KeyboardInterrupt:
         return _fail(f"worldsim {command}", "interrupted", 130)
+    except GameError as error:
+        return _fail(f"worldsim {command}", sentence(error), 1)
     except USER_ERRORS as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise

@@ -7,7 +7,9 @@ Leaves out who acts (`policies`) and how episodes lie on disk (`episodes`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from worldsim.actions import default_keymap, unpack
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter
 from worldsim.data.policies import EndOfRecording, Policy
+from worldsim.messages import GameError, one_line
 
 DEFAULT_FPS = 15.0  # of games that do not say
 
@@ -51,6 +54,18 @@ def _spec_to_json(spec: gym.envs.registration.EnvSpec | None) -> dict | None:
         return None if spec is None else json.loads(spec.to_json())
     except (TypeError, ValueError):
         return None
+
+
+class _GameFailed(Exception):
+    """Carries what a game raised, as its cause, past what is not the game's."""
+
+
+@contextmanager
+def _game() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _GameFailed from error
 
 
 @dataclass
@@ -100,11 +115,22 @@ class Recorder:
     def record(self, frames: int, progress: Callable[[int], Any] = lambda frames: None) -> None:
         """Records until the folder holds `frames` observations; `progress` hears how many it holds.
 
-        Episodes that are still open in the end are written as truncated, if they have a step.
+        Episodes that are still open in the end are written as truncated, if they have a step. Raises GameError where
+        the game fails, when all that it had shown is written.
         """
         if self._num_frames >= frames:
             return
-        observations = self._reset_all()
+        try:
+            self._play(frames, progress)
+        except _GameFailed as failed:
+            self._finish_all()
+            raise self._game_error(failed) from failed.__cause__
+        self._finish_all()
+        progress(self._num_frames)
+
+    def _play(self, frames: int, progress: Callable[[int], Any]) -> None:
+        with _game():
+            observations = self._reset_all()
         started = np.ones(self._env.num_envs, bool)
         while self._num_frames + self._num_open_frames() < frames:
             try:
@@ -113,9 +139,20 @@ class Recorder:
                 break
             observations, started = self._step(packed)
             progress(self._num_frames + self._num_open_frames())
-        for row in range(self._env.num_envs):
+
+    def _finish_all(self) -> None:
+        for row in range(len(self._rows)):
             self._finish(row, terminated=False, truncated=True)
-        progress(self._num_frames)
+
+    def _game_error(self, failed: _GameFailed) -> GameError:
+        """Returns the error that names the game's own, whose traceback is written beside the data folder."""
+        assert isinstance(failed.__cause__, Exception)
+        error, log = failed.__cause__, self._writer.folder.with_name(f"{self._writer.folder.name}.error.log")
+        log.write_text("".join(traceback.format_exception(error)))
+        return GameError(
+            f"the game raised {type(error).__name__}: {one_line(error, 200)}; {self._num_frames} frames are kept in "
+            f"{self._writer.folder}, and its traceback stands in {log}"
+        )
 
     def _num_open_frames(self) -> int:
         return sum(len(row.observations) for row in self._rows if row.actions)
@@ -134,7 +171,8 @@ class Recorder:
 
     def _step(self, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps all rows; returns what the policy sees next, and which rows it sees for the first time."""
-        observations, rewards, terminated, truncated, infos = self._env.step(self._native(packed))
+        with _game():
+            observations, rewards, terminated, truncated, infos = self._env.step(self._native(packed))
         observations, ended = np.array(observations), np.asarray(terminated) | np.asarray(truncated)
         started = np.array([not row.observations for row in self._rows])  # NEXT_STEP: this step was their reset
         full = np.zeros(len(started), bool)
@@ -159,7 +197,8 @@ class Recorder:
             fresh = ended | full
             seeds = self._take_seeds(fresh)
             if fresh.any():
-                observations = np.array(self._env.reset(seed=seeds, options={"reset_mask": fresh.copy()})[0])
+                with _game():
+                    observations = np.array(self._env.reset(seed=seeds, options={"reset_mask": fresh.copy()})[0])
         else:  # a full row's game goes on, as nobody can reset it: its next episode begins with the frame it ended with
             fresh = full if self._mode is AutoresetMode.NEXT_STEP else ended | full
             seeds = [None] * len(fresh)
