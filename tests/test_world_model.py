@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -155,6 +156,23 @@ def truncate(path):
 
 def part(text, name):
     return text["parts"][name]["config"]
+
+
+def test_a_world_of_format_version_1_is_read_but_not_one_with_a_warp_in_its_backbone(tmp_path):
+    world = tiny_world()
+    folder = bundle.save(world, tmp_path / "world")
+
+    def make_old(text, warp_width):
+        text["format_version"] = 1
+        text["parts"].pop("forecaster", None)
+        part(text, "backbone").pop("told", None)
+        part(text, "backbone").update(warp_width=warp_width, keyframes=0, renewed=0.3, followed=0.2)
+
+    edit(folder, partial(make_old, warp_width=0))
+    assert same(dream(world, begin(world)), dream(bundle.load(folder), begin(world)))
+    edit(folder, partial(make_old, warp_width=64))
+    with pytest.raises(ValueError, match="found one of 1 with a warp in it; train it again"):
+        bundle.load(folder)
 
 
 OTHER = {"type": "Discrete", "n": 9, "start": 0}
