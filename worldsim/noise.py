@@ -75,5 +75,5 @@ def normal(address: Tensor, shape: tuple[int, ...], draw: int) -> Tensor:
 
 def address_of(seeds: list[int], device: torch.device | str = "cpu") -> Tensor:
     """Returns the address of each row's first step: int64 `[b 3]` with episode 0 and step 0."""
-    seeds = torch.tensor(seeds, dtype=torch.int64, device=device)
-    return torch.stack((seeds, torch.zeros_like(seeds), torch.zeros_like(seeds)), -1)
+    rows = torch.tensor(seeds, dtype=torch.int64, device=device)
+    return torch.stack((rows, torch.zeros_like(rows), torch.zeros_like(rows)), -1)

@@ -117,8 +117,8 @@ def level_of_ratio(process: NoiseProcess, ratio: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _alpha_sigma(process: NoiseProcess, level: float) -> tuple[float, float]:
-    level = torch.tensor(level, dtype=torch.float64)
-    return process.alpha(level).item(), process.sigma(level).item()
+    at = torch.tensor(level, dtype=torch.float64)
+    return process.alpha(at).item(), process.sigma(at).item()
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ Leaves out reading bundles: a folder with a world.json is a shipped world.
 """
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
@@ -34,7 +35,7 @@ def gym_id(name: str) -> str:
 
 def register() -> None:
     """Registers every id that is not registered yet."""
-    entries = {"worldsim/World-v0": _DREAM}
+    entries: dict[str, dict[str, Any]] = {"worldsim/World-v0": _DREAM}
     entries |= {gym_id(path.name): {**_DREAM, "kwargs": {"world": path.name}} for path in shipped_folders()}
     entries |= {name: {"entry_point": entry_point} for name, entry_point in REAL_GAMES.items()}
     for name, arguments in entries.items():
