@@ -252,10 +252,9 @@ def test_reading_a_data_set_never_makes_its_game(tmp_path, minari_folder, capsys
 
 
 def test_an_id_that_is_taken_or_none_at_all_is_refused(tmp_path, capsys):
-    store = tiny_world.record(tmp_path / "data")
-    export_minari(store, "tiny-v0")
-    assert "choose another name or version" in failure_of(capsys, "export", f"data={store.folder}", "out=tiny-v0")
-    line = failure_of(capsys, "export", f"data={store.folder}", "out=tiny")
+    export_minari(tiny_world.record(tmp_path / "data"), "tiny-v0")
+    assert "choose another name or version" in failure_of(capsys, "export", f"data={tmp_path / 'data'}", "out=tiny-v0")
+    line = failure_of(capsys, "export", f"data={tmp_path / 'data'}", "out=tiny")
     assert "expected a Minari id like (namespace/)name-v0, found 'tiny'" in line
 
 
