@@ -96,7 +96,7 @@ def test_long_episodes_are_cut_where_the_command_says(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["game=arna"], "unknown game 'arna'; expected one of arena, doom_maze, doom_take_cover, dream, gym"),
-        (["policy=stick"], "unknown policy 'stick'; expected one of random, sticky, wander, human"),
+        (["policy=stick"], "unknown policy 'stick'; expected one of random, sticky, held, wander, mix, human"),
         (["frames=0"], "expected frames to be a whole number of at least 1, found 0"),
         (["frames=many"], "expected frames to be a whole number of at least 1, found many"),
         (["num_envs=0"], "expected num_envs to be a whole number of at least 1, found 0"),

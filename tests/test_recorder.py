@@ -7,7 +7,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from worldsim.actions import unpack
 from worldsim.data.episodes import EpisodeStore, EpisodeWriter
-from worldsim.data.policies import EndOfRecording, FunctionPolicy, RandomPolicy, StickyPolicy, find_policy
+from worldsim.data.policies import (
+    EndOfRecording,
+    FunctionPolicy,
+    HeldPolicy,
+    MixedPolicy,
+    RandomPolicy,
+    StickyPolicy,
+    find_policy,
+)
 from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.envs.arena import Arena
 
@@ -219,15 +227,41 @@ def test_actions_of_every_kind_of_space_reach_the_game_as_recorded(space, tmp_pa
         assert (gym.spaces.flatten(space, unpack(space, row)) == native).all()
 
 
-def test_sticky_holds_each_rows_action_for_one_to_eight_steps():
+def test_sticky_holds_an_action_from_1_to_128_steps_as_often_for_a_few_as_for_many():
     policy = StickyPolicy(gym.spaces.Box(-1, 1, (1,)), np.random.default_rng(0))
-    frames, started = np.zeros((3, 2, 2, 3), np.uint8), np.array([True] * 3)
-    actions = np.stack([policy(frames, started & (step == 0)) for step in range(400)])[..., 0]
-    for row in actions.T:
-        changes = np.flatnonzero(np.diff(row)) + 1
-        holds = np.diff([0, *changes])
-        assert set(holds) == set(range(1, 9))
+    frames, started = np.zeros((40, 2, 2, 3), np.uint8), np.array([True] * 40)
+    actions = np.stack([policy(frames, started & (step == 0)) for step in range(2000)])[..., 0]
+    holds = np.concatenate([np.diff(np.flatnonzero(np.diff(row))) for row in actions.T])
+    assert holds.min() == 1 and 120 < holds.max() <= 128
+    short, middle, long = ((holds >= low) & (holds < high) for low, high in ((2, 4), (8, 16), (32, 64)))
+    assert all(abs(part.mean() - 1 / 7) < 0.04 for part in (short, middle, long))  # an octave of seven each
     assert (actions[:, 0] != actions[:, 1]).mean() > 0.9
+
+
+def test_held_keeps_one_action_for_an_episode():
+    policy = HeldPolicy(gym.spaces.Box(-1, 1, (1,)), np.random.default_rng(0))
+    frames = np.zeros((2, 2, 2, 3), np.uint8)
+    first = policy(frames, np.array([True, True]))
+    assert (policy(frames, np.array([False, False])) == first).all() and first[0] != first[1]
+    later = policy(frames, np.array([True, False]))
+    assert later[0] != first[0] and later[1] == first[1]
+
+
+def test_a_mix_draws_a_policy_for_each_episode():
+    def one(observation, rng, space):
+        return 1
+
+    def two(observation, rng, space):
+        return 2
+
+    space, rng = gym.spaces.Discrete(3), np.random.default_rng(0)
+    policy = MixedPolicy([FunctionPolicy(function, space, rng) for function in (one, two)], rng)
+    frames, drawn = np.zeros((1, 2, 2, 3), np.uint8), []
+    for _ in range(60):
+        steps = [policy(frames, np.array([step == 0])).item() for step in range(5)]
+        assert len(set(steps)) == 1
+        drawn.append(steps[0])
+    assert 18 < drawn.count(1) < 42
 
 
 def test_sticky_draws_anew_when_an_episode_starts():
@@ -238,7 +272,7 @@ def test_sticky_draws_anew_when_an_episode_starts():
         assert policy(frames, np.array([True, False]))[0] != before[0]
 
 
-@pytest.mark.parametrize("name", ["random", "sticky"])
+@pytest.mark.parametrize("name", ["random", "sticky", "held", "mix"])
 def test_one_seed_twice_gives_the_same_actions_and_leaves_the_games_space_alone(name):
     space = gym.spaces.MultiBinary(4)
     space.seed(5)
@@ -255,7 +289,10 @@ def test_one_seed_twice_gives_the_same_actions_and_leaves_the_games_space_alone(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("stick", "unknown policy 'stick'; expected one of random, sticky, wander, human, or module:function"),
+        (
+            "stick",
+            "unknown policy 'stick'; expected one of random, sticky, held, wander, mix, human, or module:function",
+        ),
         ("no_such_module:act", "No module named 'no_such_module'"),
         ("math:no_such_function", "no attribute 'no_such_function'"),
         ("math:pi", "expected policy=math:pi to be a function, found float"),

@@ -1,4 +1,4 @@
-"""Who acts while recording: at random, at random but held for some steps, wandering, or any function of the user's.
+"""Who acts while recording: at random, held for a while or all along, wandering, a user's function, or a mix of them.
 
 Here so that the recorder sees one protocol, whoever plays. Leaves out the human, who needs a window
 (`worldsim.play.human`), and trained agents: `policy=my_module:my_agent` reaches those.
@@ -6,7 +6,7 @@ Here so that the recorder sees one protocol, whoever plays. Leaves out the human
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from importlib import import_module
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ import numpy as np
 from worldsim.actions import pack, packed_width
 from worldsim.data.wander import WanderPolicy
 
-LONGEST_HOLD = 8  # steps
+LONGEST_HOLD = 128  # steps
 
 
 class Policy(Protocol):
@@ -49,7 +49,10 @@ class RandomPolicy:
 
 
 class StickyPolicy:
-    """A random action held for 1 to 8 steps, each row by itself: it gets about, which a new one every step does not."""
+    """A random action held for 1 to 128 steps, each row by itself; short holds are as likely as long ones.
+
+    (Log-uniform: as often from 1 to 2 steps as from 64 to 128.) It gets about, which a new one every step does not.
+    """
 
     def __init__(self, space: gym.Space, rng: np.random.Generator):
         self._random, self._rng, self._width = RandomPolicy(space, rng), rng, packed_width(space)
@@ -61,9 +64,37 @@ class StickyPolicy:
             self._held, self._left = np.zeros((len(started), self._width)), np.zeros(len(started), int)
         for row in np.flatnonzero((self._left == 0) | started):
             self._held[row] = self._random.draw()
-            self._left[row] = self._rng.integers(1, LONGEST_HOLD + 1)
+            self._left[row] = LONGEST_HOLD ** self._rng.random() + 0.5
         self._left -= 1
         return self._held.copy()
+
+
+class HeldPolicy:
+    """One random action a row and episode: what standing still or running one way leads to must be seen, too."""
+
+    def __init__(self, space: gym.Space, rng: np.random.Generator):
+        self._random, self._held = RandomPolicy(space, rng), np.zeros((0, packed_width(space)))
+
+    def __call__(self, observations: np.ndarray, started: np.ndarray) -> np.ndarray:
+        if len(self._held) != len(started):
+            self._held = self._random(observations, started)
+        for row in np.flatnonzero(started):
+            self._held[row] = self._random.draw()
+        return self._held.copy()
+
+
+class MixedPolicy:
+    """Several policies, one drawn for each row and episode."""
+
+    def __init__(self, policies: Sequence[Policy], rng: np.random.Generator):
+        self._policies, self._rng, self._chosen = policies, rng, np.zeros(0, int)
+
+    def __call__(self, observations: np.ndarray, started: np.ndarray) -> np.ndarray:
+        if len(self._chosen) != len(started):
+            self._chosen = self._rng.integers(len(self._policies), size=len(started))
+        self._chosen[started] = self._rng.integers(len(self._policies), size=started.sum())
+        actions = np.stack([policy(observations, started) for policy in self._policies])
+        return actions[self._chosen, np.arange(len(started))]
 
 
 class FunctionPolicy:
@@ -79,17 +110,25 @@ class FunctionPolicy:
 POLICIES: dict[str, Callable[[gym.Space, np.random.Generator], Policy]] = {
     "random": RandomPolicy,
     "sticky": StickyPolicy,
+    "held": HeldPolicy,
     "wander": WanderPolicy,
 }
+MIX = "random+sticky+held"
 
 
 def find_policy(name: str) -> Callable[[gym.Space, np.random.Generator], Policy]:
     """Returns what makes the policy from the action space and a generator. Raises ValueError naming the known ones."""
+    name = MIX if name == "mix" else str(name)
+    if "+" in name:
+        makers = [find_policy(part) for part in name.split("+")]
+        return lambda space, rng: MixedPolicy([make(space, rng) for make in makers], rng)
     if name in POLICIES:
         return POLICIES[name]
     module, colon, attribute = str(name).partition(":")
     if not (module and colon and attribute):
-        raise ValueError(f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}, human, or module:function")
+        raise ValueError(
+            f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}, mix, human, or module:function"
+        )
     try:
         function = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
