@@ -409,8 +409,10 @@ def test_imported_films_of_one_kind_are_joined_whatever_their_files_are_called(t
     assert len(EpisodeStore(tmp_path / "a", tmp_path / "b")) == 2
 
 
-def test_an_episode_that_is_in_two_folders_is_refused_as_it_might_be_learned_and_held_out(tmp_path):
+def test_a_folder_of_which_half_is_there_already_is_refused_and_a_few_alike_are_not(tmp_path):
     write(tmp_path / "a", range(3))
-    write(tmp_path / "b", range(2, 5))
-    with pytest.raises(ValueError, match="found 1 of the same; name a folder once"):
+    write(tmp_path / "b", range(1, 5))
+    with pytest.raises(ValueError, match="found 2 of the same; name a folder once"):
         EpisodeStore(tmp_path / "a", tmp_path / "b")
+    write(tmp_path / "c", range(2, 5))
+    assert len(EpisodeStore(tmp_path / "a", tmp_path / "c")) == 6
