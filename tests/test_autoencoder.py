@@ -1,8 +1,10 @@
-"""The codec starts where a linear one ends."""
+"""The learned codec starts where a linear one ends; the folded one loses nothing."""
 
+import pytest
 import torch
 
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 
 
 def test_an_untrained_codec_rebuilds_what_few_components_span():
@@ -24,3 +26,21 @@ def test_frames_that_never_change_start_a_codec_that_keeps_them():
     codec.start_from(frames)
     with torch.no_grad():
         assert torch.equal(codec.decode(codec.encode(frames)), frames)
+
+
+@pytest.mark.parametrize("fold", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_folded_frames_unfold_to_the_same_bytes(fold, dtype):
+    codec = FoldedPixels(FoldedPixelsConfig((16, 32, 3), fold))
+    frames = (torch.arange(2 * 16 * 32 * 3) % 256).byte().reshape(2, 16, 32, 3)  # every level
+    latents = codec.encode(frames).to(dtype)
+    assert latents.shape == (2, *codec.latent_shape) == (2, 3 * fold**2, 16 // fold, 32 // fold)
+    assert torch.equal(codec.decode(latents), frames)
+    assert (latents >= codec.bound[0]).all() and (latents <= codec.bound[1]).all()
+
+
+def test_frames_that_do_not_fold_are_refused():
+    with pytest.raises(ValueError, match="sides are multiples of 4, found 18x16x3; record with another size"):
+        FoldedPixelsConfig((18, 16, 3), 4)
+    with pytest.raises(ValueError, match=r"expected frames of \(16, 16, 3\), found \(8, 8, 3\)"):
+        FoldedPixels(FoldedPixelsConfig((16, 16, 3))).encode(torch.zeros(8, 8, 3, dtype=torch.uint8))

@@ -10,6 +10,7 @@ from tiny_world import (
     conv_backbone,
     shake,
     transformer_backbone,
+    unet_backbone,
 )
 
 from worldsim.types import Stream, map_rows
@@ -17,6 +18,8 @@ from worldsim.types import Stream, map_rows
 BACKBONES = {
     "conv": conv_backbone,
     "conv, told more": partial(conv_backbone, told=5),
+    "unet": unet_backbone,
+    "unet, told more": partial(unet_backbone, told=5),
     "transformer": transformer_backbone,
     "transformer, told more": partial(transformer_backbone, told=5),
 }

@@ -5,11 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tiny_world import SPACE, record
+from tiny_world import SHAPE, SPACE, record
 
 from worldsim.actions import ActionCodec
-from worldsim.data.clips import WindowSampler, clip_batch, frame_batch, load_clip
-from worldsim.data.latents import encode_dataset
+from worldsim.data.clips import ClipTable, WindowSampler, frame_batch
+from worldsim.data.latents import encode_dataset, folded_dataset
+from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
+from worldsim.types import map_rows
 
 CODEC = ActionCodec(SPACE)
 
@@ -27,6 +29,10 @@ class PixelCodec:
 @pytest.fixture
 def latents(tmp_path):
     return encode_dataset(record(tmp_path / "data"), PixelCodec(), tmp_path / "latents", "pixels")
+
+
+def load_clip(latents, codec, index, start, length):
+    return map_rows(lambda x: x[0], ClipTable(latents, codec).clips([(index, start)], length))
 
 
 def action_in_pixels(clip):
@@ -65,7 +71,7 @@ def test_frames_before_the_episode_are_zero_null_and_not_valid(latents):
 
 def test_no_window_crosses_an_episode(latents):
     sampler = WindowSampler(latents.store, range(3), 4, seed=0)
-    clip = clip_batch(latents, CODEC, sampler.windows(0, 300), 4)
+    clip = ClipTable(latents, CODEC).clips(sampler.windows(0, 300), 4)
     episode = torch.where(clip.valid, clip.latents[:, :, 0, 0, 0], clip.latents[:, -1:, 0, 0, 0])
     assert (episode == episode[:, :1]).all() and set(episode[:, 0].tolist()) == {10, 11, 12}
     step = clip.latents[:, :, 1, 0, 0]
@@ -97,3 +103,17 @@ def test_latents_of_another_codec_are_encoded_again_and_those_of_the_same_are_ke
     np.save(path, np.zeros_like(np.load(path)))
     assert not encode_dataset(store, PixelCodec(), tmp_path / "latents", "one").latents(0, 0, 3).any()
     assert encode_dataset(store, PixelCodec(), tmp_path / "latents", "two").latents(0, 0, 3).any()
+
+
+def test_folded_frames_are_read_as_they_were_recorded(tmp_path):
+    store, codec = record(tmp_path / "data"), FoldedPixels(FoldedPixelsConfig(SHAPE))
+    clip = ClipTable(folded_dataset(store, codec.encode), CODEC).clips([(1, 2), (2, -1)], 4)
+    assert np.array_equal(codec.decode(clip.latents[0]).numpy(), store.observations(1, 2, 6))
+    assert not clip.latents[1, 0].any() and clip.valid[1].tolist() == [False, True, True, True]
+
+
+@pytest.mark.gpu
+def test_clips_from_the_gpu_are_those_from_disk_to_the_bit(latents):
+    windows = WindowSampler(latents.store, range(3), 4, seed=0).windows(0, 64)
+    there, here = (ClipTable(latents, CODEC, device).clips(windows, 4) for device in ("cuda", "cpu"))
+    map_rows(lambda a, b: torch.testing.assert_close(a.cpu(), b, rtol=0, atol=0), there, here)

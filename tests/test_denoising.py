@@ -35,6 +35,7 @@ from worldsim.objectives.denoising import (
     DenoisingConfig,
     Draws,
     denoising_loss,
+    faulty_history,
     forecast_loss,
     noisy_history,
     resample_history,
@@ -325,3 +326,33 @@ def test_a_sampled_reward_is_the_recorded_one_and_ends_come_at_their_rate():
     assert outcome.reward[~paid].abs().max() < 0.02
     assert paid.float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert outcome.terminated.float().mean().item() == pytest.approx(0.119, abs=0.02)
+
+
+def test_faults_are_in_all_history_frames_of_the_last_clips_and_never_in_the_frame_to_tell():
+    clip = random_clip(16, 5, (4, 16, 16), CODEC)
+    config = DenoisingConfig(faulty_share=0.5)
+    seen = faulty_history(clip, config, Draws(clip.latents, generator()))
+    changed = seen.latents != clip.latents
+    assert not changed[:8].any() and not changed[:, -1].any()
+    assert changed[8:, :-1].flatten(1).any(1).all()
+    share = changed[8:, :-1].float().mean().item()
+    assert 0.01 < share < 3 * 0.25**2
+    where = changed[8:, :-1].any(2)  # of random latents every channel and frame changes together
+    assert (where == where[:, :1]).float().mean() > 0.99
+    assert faulty_history(clip, DenoisingConfig(), Draws(clip.latents, generator())) is clip
+
+
+def test_faults_show_what_is_usual_or_another_clip_or_another_place():
+    base = torch.arange(16.0).reshape(16, 1, 1, 1, 1) * 100  # which clip it is
+    place = torch.arange(256.0).reshape(1, 1, 1, 16, 16) / 256  # and where
+    clip = replace(random_clip(16, 3, (1, 16, 16), CODEC), latents=(base + place).expand(16, 3, 1, 16, 16))
+    kinds = set()
+    for seed in range(20):
+        seen = faulty_history(clip, DenoisingConfig(faulty_share=1.0), Draws(clip.latents, generator(seed)))
+        for row in range(16):
+            new = seen.latents[row, 0][seen.latents[row, 0] != clip.latents[row, 0]]
+            if len(new):
+                sources = (new // 100).unique()
+                assert len(sources) == 1
+                kinds.add("same" if sources.item() == row else "usual" if sources.item() == 7 else "other")
+    assert kinds == {"same", "usual", "other"}

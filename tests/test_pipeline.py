@@ -22,7 +22,10 @@ from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.subject import Step
 from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackboneConfig
+from worldsim.models.folded import FoldedPixelsConfig
 from worldsim.models.forecast import MotionConfig
+from worldsim.models.unet import UNetConfig
+from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
 from worldsim.training.loop import Rhythm
 
@@ -63,6 +66,30 @@ def test_episodes_become_a_world_that_steps_like_an_environment(tmp_path):
         sheets = list((tmp_path / "run" / "sheets").glob(f"{name}-*.png"))
         assert sheets and iio.imread(sheets[0]).ndim == 3
         assert (tmp_path / "run" / name / "log.jsonl").stat().st_size > 0
+
+
+PIXEL = replace(
+    TINY,
+    autoencoder=FoldedPixelsConfig,
+    backbone=partial(UNetConfig, window=2, widths=(8, 16), condition_width=16),
+    clip_length=4,
+    denoising=DenoisingConfig(resampled_frames=1, faulty_share=0.25),
+)
+
+
+def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tmp_path):
+    world = train_world(run(tmp_path, preset=PIXEL))
+    assert world.info.frame_shape == SHAPE and not (tmp_path / "run" / "latents").exists()
+    assert world.prompts.latents.shape[1] == 2  # the window: what is resampled in training needs no prompt
+    store, first = EpisodeStore(tmp_path / "data"), world.prompts.latents[0, 0]
+    frames = np.concatenate([store.observations(i) for i in range(len(store))])
+    assert (world.autoencoder.decode(first).numpy() == frames).all((1, 2, 3)).any()
+    more = replace(run(tmp_path, preset=PIXEL), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
+    train_world(more, "codec"), train_world(more, "encode")
+    further = train_world(more)
+    assert further.fingerprint != world.fingerprint
+    with pytest.raises(ValueError, match=r"expected begin_from=.* to be a world of .*; use its preset"):
+        train_world(replace(more, preset=TINY, folder=tmp_path / "other"))
 
 
 def test_two_data_sets_train_one_world_by_the_command_line_s_list(tmp_path):

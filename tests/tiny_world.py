@@ -15,6 +15,7 @@ from worldsim.models.denoiser import Denoiser
 from worldsim.models.forecast import LastFrame, Motion, MotionConfig, MotionMemory
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
+from worldsim.models.unet import UNet, UNetConfig
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
@@ -35,6 +36,11 @@ def shake(module, seed=0):
 def conv_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
     sizes = {"window": WINDOW, "width": 16, "depth": 1, "condition_width": 16}
     return ConvBackbone(ConvBackboneConfig(latent_shape, action_width, **sizes, told=told))
+
+
+def unet_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
+    sizes = {"window": WINDOW, "widths": (8, 16), "condition_width": 16}
+    return UNet(UNetConfig(latent_shape, action_width, **sizes, told=told))
 
 
 def transformer_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):

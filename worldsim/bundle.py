@@ -38,9 +38,11 @@ from worldsim.files import save_tensors, sync_folder, write_json
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
+from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion, MotionConfig
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
+from worldsim.models.unet import UNet, UNetConfig
 from worldsim.types import Clip, Forecaster, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
@@ -48,8 +50,10 @@ FORMAT_VERSION = 2
 WORLDS = Path(__file__).parent / "worlds"
 MODULES = {
     "ConvAutoencoder": (ConvAutoencoder, ConvAutoencoderConfig),
+    "FoldedPixels": (FoldedPixels, FoldedPixelsConfig),
     "ConvBackbone": (ConvBackbone, ConvBackboneConfig),
     "Transformer": (Transformer, TransformerConfig),
+    "UNet": (UNet, UNetConfig),
     "Motion": (Motion, MotionConfig),
     "OutcomeModel": (OutcomeModel, OutcomeConfig),
 }

@@ -32,6 +32,7 @@ def main(config: DictConfig) -> int:
         minutes=config.minutes,
         seed=config.seed,
         device=config.device,
+        begin_from=config.begin_from,
         rhythm=instantiate(config.rhythm),
         command=shlex.join(["worldsim", *sys.argv[1:]]),
     )

@@ -94,31 +94,61 @@ def _padded(frames: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate((np.repeat(frames[:1], missing, 0), frames)) if missing else np.asarray(frames)
 
 
-def clip_batch(latents: LatentStore, codec: ActionCodec, windows: list[tuple[int, int]], length: int) -> Clip:
-    """Returns a `Clip` of `length` frames a row; frames before the episode are zero and not valid."""
-    clips = [load_clip(latents, codec, index, start, length) for index, start in windows]
-    fields = ("latents", "action", "valid", "reward", "terminated", "known")
-    return Clip(*(torch.stack([getattr(clip, name) for clip in clips]) for name in fields))
+class ClipTable:
+    """A data set as tables, a row for each frame: clips are read by number, many at once, without a loop in Python.
 
-
-def load_clip(latents: LatentStore, codec: ActionCodec, index: int, start: int, length: int) -> Clip:
-    """Returns positions `start : start + length` of one episode as a `Clip` without its row dimension.
-
-    On disk action t leads from observation t to observation t + 1; here action i is the one that led to frame i.
+    Actions and outcomes are on `device`. So are the frames on a GPU that has room for them; else they stay on disk.
     """
-    store, record = latents.store, latents.store.records[index]
-    first, stop = max(start, 0), start + length
-    position = torch.arange(start, stop)
-    valid, moved = position >= 0, position >= 1  # the episode's first frame was led to by no action
-    frames = latents.latents(index, first, stop)
-    action = codec.null.repeat(length, 1)
-    packed = store.actions(index, max(start - 1, 0), stop - 1)
-    if packed is not None and moved.any():
-        action[moved] = codec.encode(np.array(packed))
-    reward, rewards = torch.zeros(length), store.rewards(index, max(start - 1, 0), stop - 1)
-    if rewards is not None:
-        reward[moved] = torch.from_numpy(np.array(rewards, np.float32))
-    terminated = (position == record.total_steps) & record.terminated
-    known = moved & (rewards is not None)
-    padded = torch.cat((frames.new_zeros(length - len(frames), *frames.shape[1:]), frames))
-    return Clip(padded, action, valid, reward, terminated, known)
+
+    def __init__(self, latents: LatentStore, codec: ActionCodec, device: torch.device | str = "cpu"):
+        store, self._latents = latents.store, latents
+        lengths = torch.tensor([record.num_observations for record in store.records])
+        self._first = (lengths.cumsum(0) - lengths).to(device)  # each episode's first row
+        rows = int(lengths.sum())
+        self._null = codec.null.to(device)
+        action, reward = codec.null.repeat(rows, 1), torch.zeros(rows)
+        known, terminated = torch.zeros(rows, dtype=torch.bool), torch.zeros(rows, dtype=torch.bool)
+        # On disk action t leads from observation t to observation t + 1; here each stands beside the frame it led to.
+        for index, (record, first) in enumerate(zip(store.records, self._first.tolist(), strict=True)):
+            led = slice(first + 1, first + record.num_observations)
+            packed, rewards = store.actions(index), store.rewards(index)
+            if packed is not None and len(packed):
+                action[led] = codec.encode(np.array(packed))
+            if rewards is not None:
+                reward[led], known[led] = torch.from_numpy(np.array(rewards, np.float32)), True
+            terminated[first + record.num_observations - 1] = record.terminated
+        self._facts = [x.to(device) for x in (action, reward, terminated, known)]
+        self._frames = self._on_device(torch.device(device))
+
+    def _on_device(self, device: torch.device) -> Tensor | None:
+        """Returns all frames as they are kept, or None where they are better read from disk."""
+        if device.type != "cuda":
+            return None
+        count, first = len(self._facts[0]), self._latents.stored(0)
+        if count * first[0].nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            return None
+        frames = torch.empty((count, *first.shape[1:]), dtype=torch.from_numpy(first[:0].copy()).dtype, device=device)
+        for index, row in enumerate(self._first.tolist()):
+            part = torch.from_numpy(np.array(self._latents.stored(index)))
+            frames[row : row + len(part)] = part.to(device)
+        return frames
+
+    def clips(self, windows: Sequence[tuple[int, int]], length: int) -> Clip:
+        """Returns positions `start : start + length` of episodes as a `Clip`, for pairs of (episode index, start).
+
+        Frames before an episode's first are zero and not valid.
+        """
+        places = torch.tensor(windows).to(self._first.device, non_blocking=True)
+        position = places[:, 1:] + torch.arange(length, device=places.device)
+        valid = position >= 0
+        rows = self._first[places[:, 0]][:, None] + position.clamp_min(0)
+        action, reward, terminated, known = (fact[rows] for fact in self._facts)
+        action = torch.where(valid[..., None], action, self._null)
+        read = self._latents.read
+        latents = self._from_disk(windows, length) if self._frames is None else read(self._frames[rows])
+        latents = latents.to(valid.device) * valid[..., None, None, None]
+        return Clip(latents, action, valid, reward * valid, terminated & valid, known & valid)
+
+    def _from_disk(self, windows: Sequence[tuple[int, int]], length: int) -> Tensor:
+        parts = [self._latents.stored(i, max(start, 0), start + length) for i, start in windows]
+        return self._latents.read(torch.from_numpy(np.stack([_padded(part, length) for part in parts])))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +24,25 @@ BATCH = 256
 
 
 class LatentStore:
-    """Latents of every frame of an `EpisodeStore`, read through memory maps."""
+    """Latents of every frame of an `EpisodeStore`, kept through memory maps: `read` makes floats of what is kept."""
 
-    def __init__(self, store: EpisodeStore, folder: Path):
-        self.store = store
-        self._shards = [np.load(_shard_path(folder, shard), mmap_mode="r") for shard in range(store.num_shards)]
+    def __init__(self, store: EpisodeStore, shards: Sequence[np.ndarray], read: Callable[[Tensor], Tensor]):
+        self.store, self.read, self._shards = store, read, shards
+
+    def stored(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Returns what is kept of frames `start:stop` of episode `index`."""
+        record = self.store.records[index]
+        stop = record.num_observations if stop is None else stop
+        return self._shards[record.shard][record.observation_start + start : record.observation_start + stop]
 
     def latents(self, index: int, start: int, stop: int) -> Tensor:
         """Returns frames `start:stop` of episode `index` as float32 `[n c h w]`."""
-        record = self.store.records[index]
-        first = record.observation_start
-        return torch.from_numpy(self._shards[record.shard][first + start : first + stop].astype(np.float32))
+        return self.read(torch.from_numpy(np.array(self.stored(index, start, stop))))
+
+
+def folded_dataset(store: EpisodeStore, encode: Callable[[Tensor], Tensor]) -> LatentStore:
+    """Returns the recorded frames themselves, folded when they are read: nothing is encoded or written."""
+    return LatentStore(store, [store.shard_observations(i) for i in range(store.num_shards)], encode)
 
 
 def encode_dataset(store: EpisodeStore, autoencoder: Autoencoder, folder: Path, fingerprint: str) -> LatentStore:
@@ -51,7 +60,8 @@ def encode_dataset(store: EpisodeStore, autoencoder: Autoencoder, folder: Path, 
         frames, path = store.shard_observations(shard), _shard_path(folder, shard)
         if not path.exists() or len(np.load(path, mmap_mode="r")) != len(frames):
             _encode_shard(frames, autoencoder, path)
-    return LatentStore(store, folder)
+    shards = [np.load(_shard_path(folder, shard), mmap_mode="r") for shard in range(store.num_shards)]
+    return LatentStore(store, shards, Tensor.float)
 
 
 def _shard_path(folder: Path, shard: int) -> Path:

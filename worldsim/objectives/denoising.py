@@ -33,6 +33,7 @@ class DenoisingConfig:
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
     resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
+    faulty_share: float = 0.0  # clips whose history is faulty all along, see `faulty_history`
     shortcut_share: float = 0.125  # clips that learn large steps from two small ones
     shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
     levels: Any = field(default_factory=PowerLevels)  # of ordinary rows: `diffusion.levels`
@@ -58,7 +59,7 @@ def denoising_loss(
     n = config.num_targets
     draw = Draws(clip.latents, generator)
     seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
-    history = noisy_history(seen, config, draw)
+    history = noisy_history(faulty_history(seen, config, draw), config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = dropped_actions(clip, null, config, draw)
     with torch.no_grad():  # what is foreseen is learned before, and stands
@@ -129,6 +130,47 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))
     return replace(clip, latents=torch.cat((own.latents, clip.latents[rows:])))
+
+
+FAULTS, FAULT_SIDES = 3, (0.08, 0.25)  # squares of a clip at most, and their sides as shares of the frame's
+
+
+def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
+    """Puts into squares of some clips' histories what is not there, in all frames alike; the frame to tell stays true.
+
+    Half of these clips show what is usual there, so that things are missing; the others another clip, or another place
+    of their own, so that there are too many. No recording shows the way back from what dreams do wrong. The clips are
+    the last ones: the first are those that are resampled.
+    """
+    b, height, width = len(clip.latents), *clip.latents.shape[-2:]
+    rows = math.ceil(b * config.faulty_share)
+    if not rows:
+        return clip
+    true = faulty = clip.latents[b - rows :, :-1]
+    usual = clip.latents[:, 0].median(0).values.expand_as(true)
+    other = clip.latents.roll(1, 0)[b - rows :, :-1]
+    kind, count = draw.uniform(rows, 1, 1, 1, 1), draw.uniform(rows, 1, 1) * FAULTS
+    wrong = torch.where(kind < 0.5, usual, torch.where(kind < 0.75, other, _rolled(true, draw)))
+    y, x = (torch.arange(n, device=true.device) / n for n in (height, width))
+    for i in range(FAULTS):
+        side, top, left = draw.uniform(3, rows, 1)
+        side = FAULT_SIDES[0] + side * (FAULT_SIDES[1] - FAULT_SIDES[0])
+        top, left = top * (1 - side), left * (1 - side)
+        inside = ((y >= top) & (y < top + side))[:, :, None] & ((x >= left) & (x < left + side))[:, None]
+        faulty = torch.where((inside & (count >= i))[:, None, None], wrong, faulty)  # the first square always
+    last = clip.latents[b - rows :, -1:]
+    return replace(clip, latents=torch.cat((clip.latents[: b - rows], torch.cat((faulty, last), 1))))
+
+
+def _rolled(x: Tensor, draw) -> Tensor:
+    """Returns `x [b t c h w]` shifted along h and w, each row by its own random way, what leaves coming back."""
+    for dim in (-2, -1):
+        n = x.shape[dim]
+        index = (torch.arange(n, device=x.device) + draw.uniform(len(x), 1) * n).long() % n
+        shape = [len(x), 1, 1, 1, 1]
+        shape[dim] = n
+        x = x.take_along_dim(index.reshape(shape), dim)
+    return x
 
 
 def _levels(rows: int, b: int, n: int, process: NoiseProcess, config: DenoisingConfig, draw) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,7 @@ class Run:
     minutes: float
     seed: int = 0
     device: str | None = None
+    begin_from: str | None = None  # a world of the same sizes, whose weights the dynamics begin from
     rhythm: Rhythm = field(default_factory=Rhythm)
     command: str = ""
 
@@ -94,7 +95,12 @@ class Run:
         Raises ValueError, in one sentence, where the folder holds another run.
         """
         preset = {f"preset.{f.name}": _plain(getattr(self.preset, f.name)) for f in fields(self.preset)}
-        facts = {"minutes": self.minutes, "seed": self.seed, "episodes": [r.hash for r in self.store.records]}
+        facts = {
+            "minutes": self.minutes,
+            "seed": self.seed,
+            "begin_from": self.begin_from,
+            "episodes": [r.hash for r in self.store.records],
+        }
         mine, path = json.loads(json.dumps(preset | facts)), self.folder / "run.json"
         if not path.exists():
             return write_json(path, mine)

@@ -7,24 +7,28 @@ Leaves out sizes and learning rates, which are presets (`configs/preset`), and m
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import imageio.v3 as iio
 import numpy as np
 import torch
 
 from worldsim import bundle, pixels
-from worldsim.data.clips import EventSampler, WindowSampler, clip_batch, frame_batch
-from worldsim.data.latents import LatentStore, encode_dataset
+from worldsim.data.clips import ClipTable, EventSampler, WindowSampler, frame_batch
+from worldsim.data.latents import encode_dataset, folded_dataset
 from worldsim.data.shards import acquire_lock
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.sheet import contact_sheet
-from worldsim.models.autoencoder import ConvAutoencoder
+from worldsim.files import save_tensors
+from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.denoiser import Denoiser
+from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.objectives.denoising import denoising_loss, forecast_loss
@@ -40,6 +44,7 @@ STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
 CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.07  # of the minutes; dynamics gets what the others leave
 FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has a forecaster that learns
+Codec = ConvAutoencoder | FoldedPixels
 SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
 NUM_PROMPTS = 16
 STATISTICS_FRAMES = 2_000
@@ -70,17 +75,17 @@ def _check_stage(run: Run, stage: str | None) -> None:
 
 
 def _run_stages(run: Run, stage: str | None) -> WorldModel | None:
-    autoencoder = train_codec(run)
+    autoencoder = prepare_codec(run)
     if stage == "codec":
         return None
-    latents = encode(run, autoencoder)
+    clips = encode(run, autoencoder)
     if stage == "encode":
         return None
-    denoiser = train_dynamics(run, autoencoder, latents)
+    denoiser = train_dynamics(run, autoencoder, clips)
     if stage == "dynamics":
         return None
-    outcome = train_outcome(run, denoiser, latents)
-    return None if stage == "outcome" else write_bundle(run, autoencoder, denoiser, outcome, latents)
+    outcome = train_outcome(run, denoiser, clips)
+    return None if stage == "outcome" else write_bundle(run, autoencoder, denoiser, outcome, clips)
 
 
 @contextmanager
@@ -91,11 +96,22 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def train_codec(run: Run) -> ConvAutoencoder:
+def prepare_codec(run: Run) -> Codec:
+    """Returns the preset's codec, trained where it learns."""
+    config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
+    if not isinstance(config, FoldedPixelsConfig):
+        return train_codec(run, config)
+    (run.folder / "codec").mkdir(exist_ok=True)
+    codec = FoldedPixels(config)
+    save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
+    return codec.to(run.torch_device)
+
+
+def train_codec(run: Run, config: ConvAutoencoderConfig) -> ConvAutoencoder:
     """Trains the autoencoder on pairs of consecutive frames and measures its latents' statistics."""
     sizes, store = run.preset.codec, run.store
     with seeded(run.seed):
-        model = ConvAutoencoder(run.preset.autoencoder(frame_shape=tuple(store.info.observation_shape)))
+        model = ConvAutoencoder(config)
         model.start_from(_statistics_frames(run))
     sampler = WindowSampler(store, run.training_episodes, 2, run.seed)
     device = run.torch_device
@@ -141,13 +157,17 @@ def _statistics_frames(run: Run) -> torch.Tensor:
     return frame_batch(run.store, sampler.windows(0, min(STATISTICS_FRAMES, run.store.num_steps)), 1)[:, 0]
 
 
-def encode(run: Run, autoencoder: ConvAutoencoder) -> LatentStore:
+def encode(run: Run, autoencoder: Codec) -> ClipTable:
     """Encodes every frame once; the time it takes comes off what dynamics and outcome have."""
     start = time.monotonic()
-    fingerprint = hashlib.sha256((run.folder / "codec" / "final.safetensors").read_bytes()).hexdigest()
-    latents = encode_dataset(run.store, autoencoder, run.folder / "latents", fingerprint)
+    if isinstance(autoencoder, FoldedPixels):
+        latents = folded_dataset(run.store, autoencoder.encode)
+    else:
+        fingerprint = hashlib.sha256((run.folder / "codec" / "final.safetensors").read_bytes()).hexdigest()
+        latents = encode_dataset(run.store, autoencoder, run.folder / "latents", fingerprint)
+    clips = ClipTable(latents, run.action_codec, run.torch_device)
     run.spend("encode", lambda left: time.monotonic() - start)
-    return latents
+    return clips
 
 
 def _parts(run: Run, keyframes: int) -> tuple[list[int], list[int]]:
@@ -171,13 +191,13 @@ def _keyframes(run: Run, episodes: Sequence[int], count: int) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(frames))
 
 
-def train_dynamics(run: Run, autoencoder: ConvAutoencoder, latents: LatentStore) -> Denoiser:
+def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
     """Trains the denoiser, ordinary and shortcut rows in the same batches; a forecaster that learns comes first."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length = preset.dynamics, preset.clip_length
     shapes = {"latent_shape": autoencoder.latent_shape, "action_width": codec.width}
     learns = preset.forecaster is not None
-    forecaster = train_forecaster(run, shapes, autoencoder, latents) if learns else LastFrame()
+    forecaster = train_forecaster(run, shapes, autoencoder, clips) if learns else LastFrame()
     with seeded(run.seed + 1):
         backbone = bundle.module_of(preset.backbone(**shapes, told=forecaster.told))
     if not backbone.config.window < length > preset.denoising.num_targets:
@@ -186,6 +206,8 @@ def train_dynamics(run: Run, autoencoder: ConvAutoencoder, latents: LatentStore)
             f"num_targets={preset.denoising.num_targets}, found {length}"
         )
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction, forecaster)
+    if run.begin_from is not None:
+        _begin_from(bundle.load(run.begin_from), model, run.begin_from)
     learned = _parts(run, _num_keyframes(model))[1]
     null, sampler = codec.null.to(device), WindowSampler(run.store, learned, length, run.seed)
 
@@ -197,11 +219,11 @@ def train_dynamics(run: Run, autoencoder: ConvAutoencoder, latents: LatentStore)
     def preview(average: Denoiser, step: int) -> None:
         with seeded(run.seed):
             untrained = OutcomeModel(OutcomeConfig(backbone.feature_width, codec.width)).to(device)
-        world = assemble(run, autoencoder, average, untrained, latents)
+        world = assemble(run, autoencoder, average, untrained, clips)
         _write_sheet(run, "dynamics", dream_along(world, run.store, _preview_episode(run)), step)
 
     def batch(step: int) -> Clip:
-        return clip_batch(latents, codec, sampler.windows(step, sizes.batch), length)
+        return clips.clips(sampler.windows(step, sizes.batch), length)
 
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("dynamics", model, batch, objective, per_step, sizes.learning_rate, preview)
@@ -209,7 +231,19 @@ def train_dynamics(run: Run, autoencoder: ConvAutoencoder, latents: LatentStore)
     return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.torch_device).eval()
 
 
-def train_forecaster(run: Run, shapes: dict, autoencoder: ConvAutoencoder, latents: LatentStore) -> Motion:
+def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
+    """Gives a denoiser a world's weights. Raises ValueError, in one sentence, where sizes or codec differ."""
+    mine, theirs = (
+        (json.dumps(asdict(x.backbone.config)), str((x.process, x.prediction)), x.bound.tolist())
+        for x in (model, world.denoiser)
+    )
+    for expected, found in zip(mine, theirs, strict=True):
+        if expected != found:
+            raise ValueError(f"expected begin_from={name} to be a world of {expected}, found {found}; use its preset")
+    model.load_state_dict(world.denoiser.state_dict())
+
+
+def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTable) -> Motion:
     """Trains a forecaster, gives it its keyframes, and returns it: from here on it stands."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length, frames = preset.forecast, preset.clip_length, _statistics_frames(run)
@@ -223,7 +257,7 @@ def train_forecaster(run: Run, shapes: dict, autoencoder: ConvAutoencoder, laten
         return forecast_loss(model, clip.to(device), null, preset.denoising, generator=generator)
 
     def batch(step: int) -> Clip:
-        return clip_batch(latents, codec, sampler.windows(step, sizes.batch), length)
+        return clips.clips(sampler.windows(step, sizes.batch), length)
 
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("forecast", model, batch, objective, per_step, sizes.learning_rate)
@@ -235,7 +269,7 @@ def train_forecaster(run: Run, shapes: dict, autoencoder: ConvAutoencoder, laten
     return model.cpu()
 
 
-def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> OutcomeModel:
+def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeModel:
     """Trains reward and termination on the finished denoiser's features."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes = preset.outcome
@@ -248,7 +282,7 @@ def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> Outcome
         return outcome_loss(model, denoiser, clip.to(device), preset.denoising, rarity, generator=generator)
 
     def batch(step: int) -> Clip:
-        return clip_batch(latents, codec, sampler.windows(step, sizes.batch), preset.clip_length)
+        return clips.clips(sampler.windows(step, sizes.batch), preset.clip_length)
 
     stage = Stage("outcome", model, batch, objective, sizes.batch, sizes.learning_rate)
     budget = run.spend("outcome", lambda left: left)
@@ -256,17 +290,15 @@ def train_outcome(run: Run, denoiser: Denoiser, latents: LatentStore) -> Outcome
 
 
 def write_bundle(
-    run: Run, autoencoder: ConvAutoencoder, denoiser: Denoiser, outcome: OutcomeModel, latents: LatentStore
+    run: Run, autoencoder: Codec, denoiser: Denoiser, outcome: OutcomeModel, clips: ClipTable
 ) -> WorldModel:
     """Puts the world into `world/` in the run's folder and returns it as loaded from there."""
-    world = assemble(run, autoencoder, denoiser, outcome, latents)
+    world = assemble(run, autoencoder, denoiser, outcome, clips)
     folder = bundle.save(world, run.folder / "world", torch.bfloat16, card(world))
     return bundle.load(folder, run.torch_device)
 
 
-def assemble(
-    run: Run, autoencoder: ConvAutoencoder, denoiser: Denoiser, outcome: OutcomeModel, latents: LatentStore
-) -> WorldModel:
+def assemble(run: Run, autoencoder: Codec, denoiser: Denoiser, outcome: OutcomeModel, clips: ClipTable) -> WorldModel:
     """Joins trained parts into a world that starts from clips of the training episodes."""
     info, preset = run.store.info, run.preset
     hashes = [run.store.records[i].hash for i in run.training_episodes]
@@ -275,20 +307,20 @@ def assemble(
         run.folder.resolve().name, info.game, info.fps, info.action_space, info.observation_shape, info.keymap,
         info.discrete_table, provenance,
     )  # fmt: skip
-    prompts = prompt_clips(run, latents).to(run.torch_device)
+    prompts = prompt_clips(run, clips).to(run.torch_device)
     sampler = EulerSampler(preset.steps)
     return WorldModel(facts, autoencoder, denoiser, outcome, sampler, prompts, preset.context_level)
 
 
-def prompt_clips(run: Run, latents: LatentStore) -> Clip:
+def prompt_clips(run: Run, clips: ClipTable) -> Clip:
     """Returns 16 clips `[p t …]` to start dreams from, spread over the training episodes and over their lengths."""
-    window = run.preset.clip_length - 1
+    window = run.preset.clip_length - 1 - run.preset.denoising.resampled_frames
     steps = [run.store.records[i].total_steps for i in run.training_episodes]
     window = min(window, max(steps))  # short episodes: shorter prompts
     long_enough = [i for i, n in zip(run.training_episodes, steps, strict=True) if n >= window]
     chosen = [long_enough[k] for k in np.linspace(0, len(long_enough) - 1, NUM_PROMPTS).round().astype(int)]
     windows = [(i, (run.store.records[i].total_steps - window) * k // NUM_PROMPTS) for k, i in enumerate(chosen)]
-    return clip_batch(latents, run.action_codec, windows, window)
+    return clips.clips(windows, window)
 
 
 def _preview_episode(run: Run) -> int:

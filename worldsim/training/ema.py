@@ -18,9 +18,8 @@ GAMMA = 6.94  # a relative width of 10 % of the run so far (Karras et al. 2024)
 @torch.no_grad()
 def _power_average(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
     """Averages in place with decay (1 - 1 / t)^(gamma + 1), t the number of updates (Karras et al. 2024)."""
-    share = 1 - (1 - 1 / (torch.as_tensor(count) + 1)) ** (GAMMA + 1)
-    for average, weight in zip(averages, weights, strict=True):
-        average.lerp_(weight.to(average.dtype), share.to(average.device, average.dtype))
+    share = 1 - (1 - 1 / (float(count) + 1)) ** (GAMMA + 1)  # the count stays on the CPU: nothing waits
+    torch._foreach_lerp_(list(averages), [w.to(a.dtype) for a, w in zip(averages, weights, strict=True)], share)
 
 
 def averaged(model: nn.Module) -> AveragedModel:

@@ -1,0 +1,60 @@
+"""The codec that loses nothing: pixels folded into channels, nothing to train and next to nothing to compute.
+
+Here because what a learned codec blurs is lost before the dynamics begin; for small frames folding is enough.
+Leaves out compression: frames of 128x128 and more want `ConvAutoencoder`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim import pixels
+
+
+@dataclass(frozen=True)
+class FoldedPixelsConfig:
+    """Sizes of a `FoldedPixels`; `fold` is the side of the square of pixels that becomes one position."""
+
+    frame_shape: tuple[int, int, int] = (64, 64, 3)
+    fold: int = 2
+    scale: float = 2.0  # of latents: pixels of games vary by about half of [-1, 1]
+
+    def __post_init__(self):
+        height, width, channels = self.frame_shape
+        if self.fold < 1 or height % self.fold or width % self.fold or channels != 3:
+            raise ValueError(
+                f"expected RGB frames whose sides are multiples of {self.fold}, found {height}x{width}x{channels}; "
+                "record with another size"
+            )
+
+
+class FoldedPixels(nn.Module):
+    """`Autoencoder` of frames `[... H W 3]` uint8: latents `[... c h w]` are their pixels, scaled; h = H / fold."""
+
+    bound: Tensor  # [2 c 1 1]
+
+    def __init__(self, config: FoldedPixelsConfig):
+        super().__init__()
+        self.config = config
+        height, width, _ = config.frame_shape
+        self.latent_shape = (3 * config.fold**2, height // config.fold, width // config.fold)
+        bound = config.scale * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
+        self.register_buffer("bound", bound.repeat(1, self.latent_shape[0], 1, 1))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Folds uint8 frames `[... H W 3]` into latents `[... c h w]`, float32."""
+        if tuple(frames.shape[-3:]) != tuple(self.config.frame_shape):
+            raise ValueError(
+                f"expected frames of {self.config.frame_shape}, found {tuple(frames.shape[-3:])}; resize them"
+            )
+        images = self.config.scale * pixels.to_float(frames.reshape(-1, *self.config.frame_shape))
+        return F.pixel_unshuffle(images, self.config.fold).reshape(*frames.shape[:-3], *self.latent_shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unfolds latents `[... c h w]` into uint8 frames `[... H W 3]`."""
+        images = F.pixel_shuffle(latents.reshape(-1, *self.latent_shape), self.config.fold)
+        return pixels.to_uint8(images / self.config.scale).reshape(*latents.shape[:-3], *self.config.frame_shape)

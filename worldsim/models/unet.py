@@ -1,0 +1,153 @@
+"""The U-Net backbone: fine resolution where things are small, width where it is cheap, over a stack of the last frames.
+
+Here because a coin's way across a patch is another linear code at every pixel, which a network over 8x8 patches loses.
+Leaves out memory beyond its window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldsim.models.layers import ResidualBlock, level_features, zero_init
+from worldsim.models.stack import Stack
+from worldsim.types import Rows, Stream
+
+LEVEL_FEATURES = 32
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of a `UNet`: a level for each of `widths`, the finest first, each half the size of the one before."""
+
+    latent_shape: tuple[int, int, int]
+    action_width: int
+    window: int = 4
+    widths: tuple[int, ...] = (32, 64, 128)
+    blocks: int = 1  # a level and side
+    attention: bool = True  # among the positions of the coarsest level
+    condition_width: int = 256
+    told: int = 0  # channels beside the latents, of what a forecaster says
+
+    def __post_init__(self):
+        _, height, width = self.latent_shape
+        if self.window < 1 or self.blocks < 1 or not self.widths:
+            raise ValueError(f"expected a window, blocks and levels of at least 1, found {self}")
+        if height % 2 ** (len(self.widths) - 1) or width % 2 ** (len(self.widths) - 1):
+            raise ValueError(
+                f"expected latents whose sides halve {len(self.widths) - 1} times, found {height}x{width}; "
+                "take fewer widths or another size"
+            )
+
+
+@dataclass(frozen=True)
+class UNetContext(Rows):
+    """The past of every row, and its share of the first convolution, which every evaluation of a frame needs."""
+
+    stack: Stack
+    share: Tensor  # [b width h w]
+
+
+class UNet(nn.Module):
+    """`Backbone` that goes down and up again with skips; levels and actions of all frames enter by FiLM.
+
+    Skips add up (a 1x1 convolution before the upsampling fits the widths), so that no level pays for two. Missing
+    history reads as zeros at level 1. Features are every level's, the finer ones as the largest of each position.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        c, h, w = config.latent_shape
+        widths, condition = config.widths, config.condition_width
+        self.embed_action = nn.Linear(config.action_width, condition)
+        self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, condition)
+        self.embed_past = nn.Linear(config.window * (config.action_width + 2), condition)
+        self.condition = nn.Sequential(nn.SiLU(), nn.Linear(condition, condition), nn.SiLU())
+        self.stem = nn.Conv2d(c + config.told, widths[0], 3, padding=1)
+        self.stem_past = nn.Conv2d(config.window * c, widths[0], 3, padding=1, bias=False)
+        self.position = nn.Parameter(torch.zeros(widths[0], h, w))
+        self.down = nn.ModuleList(_blocks(config, width) for width in widths)
+        self.smaller = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.mix = Attention(widths[-1]) if config.attention else nn.Identity()
+        self.up = nn.ModuleList(_blocks(config, width) for width in widths)
+        self.larger = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths)
+        self.head = zero_init(nn.Conv2d(widths[0], c, 3, padding=1))
+        self.feature_width = sum(widths)
+
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
+        """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
+        n = target.latents.shape[1]
+        goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
+        parts = (target.latents, target.level, goal, target.action)
+        x, level, goal, action = (rearrange(part, "b n ... -> (n b) ...") for part in parts)
+        out, features = self.read(x, level, goal, action, self._context(Stack.before(history, n, self.config.window)))
+        return rearrange(out, "(n b) ... -> b n ...", n=n), rearrange(features, "(n b) ... -> b n ...", n=n)
+
+    def start(self, rows: int) -> UNetContext:
+        """Returns an empty history for `rows` rows."""
+        like = self.stem.weight.new_zeros(rows, *self.config.latent_shape)
+        return self._context(Stack.empty(like, self.config.window, self.config.action_width))
+
+    def read(
+        self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: UNetContext
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the output `[b c h w]` and features `[b d h' w']` for one frame; see `types.Backbone`."""
+        levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
+        told = self.embed_action(action) + self.embed_levels(levels) + self.embed_past(context.stack.seen()[1])
+        condition = self.condition(told)
+        h = self.stem(x) + context.share + self.position
+        skips = []
+        for i, blocks in enumerate(self.down):
+            h = self.smaller[i - 1](h) if i else h
+            h = _through(blocks, h, condition)
+            skips.append(h)
+        h, features = self.mix(h), []
+        for i in reversed(range(len(self.up))):
+            if i < len(self.larger):
+                h = skips[i] + F.interpolate(self.larger[i](h), scale_factor=2.0, mode="nearest")
+            h = _through(self.up[i], h, condition)
+            told = F.silu(self.norms[i](h))
+            features.append(F.max_pool2d(told, 2 ** (len(self.larger) - i)))
+        return self.head(told), torch.cat(features, 1)
+
+    def append(self, x: Tensor, level: Tensor, action: Tensor, context: UNetContext) -> UNetContext:
+        """Returns the history with one more frame and the oldest gone."""
+        return self._context(context.stack.push(x, level, action))
+
+    def _context(self, stack: Stack) -> UNetContext:
+        return UNetContext(stack, self.stem_past(stack.seen()[0]))
+
+
+class Attention(nn.Module):
+    """x + attention among all positions of a frame: what is missing in one place may be told by all others."""
+
+    def __init__(self, width: int, head_width: int = 32):
+        super().__init__()
+        self.heads = max(1, width // head_width)
+        self.norm = nn.GroupNorm(8, width)
+        self.project = nn.Conv2d(width, 3 * width, 1)
+        self.out = zero_init(nn.Conv2d(width, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `x [b width h w]` to the same shape."""
+        h = x.shape[-2]
+        parts = rearrange(self.project(self.norm(x)), "b (n g e) h w -> n b g (h w) e", n=3, g=self.heads)
+        mixed = F.scaled_dot_product_attention(*parts)
+        return x + self.out(rearrange(mixed, "b g (h w) e -> b (g e) h w", h=h))
+
+
+def _blocks(config: UNetConfig, width: int) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(width, config.condition_width) for _ in range(config.blocks))
+
+
+def _through(blocks: nn.ModuleList, h: Tensor, condition: Tensor) -> Tensor:
+    for block in blocks:
+        h = block(h, condition)
+    return h
