@@ -116,11 +116,13 @@ def _read_episodes(dataset: Any, info: DatasetInfo) -> Iterator[Episode]:
 
 def _read_episode(found: Any, label: dict, info: DatasetInfo, name: str) -> Episode:
     steps = len(found.rewards)
+    if info.action_space is None:
+        raise ValueError(f"expected an action space in the facts of {name}, found none")
     if found.observations.dtype != np.uint8 or len(found.observations) != steps + 1:
         raise ValueError(f"expected {steps + 1} uint8 pictures in {name}, found {len(found.observations)}")
     return Episode(
         observations=resize(found.observations, *info.observation_shape[:2]),
-        actions=None if info.action_space is None else pack(info.action_space, found.actions, rows=steps),
+        actions=pack(info.action_space, found.actions, rows=steps),
         rewards=found.rewards.astype(np.float32) if info.has_rewards else None,
         terminated=bool(found.terminations[-1]),
         truncated=bool(found.truncations[-1]),
