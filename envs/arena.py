@@ -14,7 +14,7 @@ whole row and column of the hazard to see. A mover that is held from both sides 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -68,7 +68,7 @@ def _free(side: int) -> list[list[bool]]:
     wall = np.ones((SIZE + 8, SIZE + 8), bool)
     wall[:SIZE, :SIZE] = (_ground() == COLORS["wall"]).all(-1)
     windows = np.lib.stride_tricks.sliding_window_view(wall, (side, side))
-    return (~windows.any((-1, -2))).tolist()
+    return np.logical_not(windows.any((-1, -2))).tolist()
 
 
 _GROUND = _ground()
@@ -100,14 +100,15 @@ def _place(seed: int, counter: int, side: int, taken: list[Square], gap: int = 0
 
 def start(seed: int) -> State:
     """Returns the first state of an episode; the hazard starts 8 px or more away from the agent."""
-    squares, counter = [], 0
+    squares: list[Square] = []
+    counter = 0
     for side in (AGENT, HAZARD, BALL, *[COIN] * NUM_COINS):
         place, counter = _place(seed, counter, side, squares, gap=8 if side == HAZARD else 0)
         squares.append((*place, side))
     agent, hazard, ball, *coins = (square[:2] for square in squares)
     signs = [2 * _draw(seed, counter + i, 2) - 1 for i in range(4)]
-    ball, hazard = (*ball, 2 * signs[0], signs[1]), (*hazard, *signs[2:])
-    return State(seed, counter + 4, 0, agent, ball, hazard, tuple(coins))
+    movers = (*ball, 2 * signs[0], signs[1]), (*hazard, signs[2], signs[3])
+    return State(seed, counter + 4, 0, agent, *movers, tuple(coins))
 
 
 def advance(state: State, keys: Sequence[int]) -> tuple[State, float, bool]:
@@ -182,8 +183,8 @@ def decode(frame: np.ndarray) -> dict[str, Any]:
 
 def _find(likeness: np.ndarray, side: int) -> Place | None:
     """Returns the square with the most of a colour, the first one in reading order, and wipes it off the map."""
-    rows = sum(likeness[i : SIZE - side + 1 + i] for i in range(side))
-    score = sum(rows[:, i : SIZE - side + 1 + i] for i in range(side))
+    rows = np.sum([likeness[i : SIZE - side + 1 + i] for i in range(side)], 0)
+    score = np.sum([rows[:, i : SIZE - side + 1 + i] for i in range(side)], 0)
     y, x = divmod(int(score.argmax()), score.shape[1])
     if score[y, x] < 0.35 * side * side:  # an agent may leave 9 of the hazard's 25 pixels to see
         return None
@@ -214,7 +215,7 @@ _AXES = {"w": 0, "up": 0, "s": 1, "down": 1, "a": 2, "left": 2, "d": 3, "right":
 class Arena(gym.Env):
     """The arena as a Gymnasium environment. `max_episode_steps` None: only the hazard ends an episode."""
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata = gym.Env.metadata | {
         "render_modes": ["rgb_array"],
         "render_fps": 15,
         "keymap": {

@@ -50,7 +50,7 @@ class _Doom:
         self.game = game = vizdoom.DoomGame()
         game.load_config(os.path.join(vizdoom.scenarios_path, f"{scenario}.cfg"))
         game.set_doom_config_path(os.devnull)  # no settings of other games, and none left behind
-        game.set_doom_game_path(os.path.join(os.path.dirname(vizdoom.__file__), "freedoom2.wad"))
+        game.set_doom_game_path(os.path.join(vizdoom.__path__[0], "freedoom2.wad"))
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_256X192)  # whole multiples: no beating when resized
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
@@ -90,7 +90,7 @@ class _Doom:
 class _DoomEnv(gym.Env, abc.ABC):
     """What both games share. `max_episode_steps` None: only the game itself ends an episode."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": FPS}
+    metadata = gym.Env.metadata | {"render_modes": ["rgb_array"], "render_fps": FPS}
     id: ClassVar[str]
     scenario: ClassVar[str]
     buttons: ClassVar[tuple[str, ...]]
@@ -105,14 +105,15 @@ class _DoomEnv(gym.Env, abc.ABC):
         self.spec = EnvSpec(self.id, entry, kwargs=kwargs)
         self._doom: _Doom | None = None
         self._frame: np.ndarray | None = None  # None: no episode yet
-        self._seed, self._past, self._over = 0, [], False
+        self._past: list[list[float]] = []
+        self._seed, self._over = 0, False
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
-        return self._start(int(self.np_random.integers(2**31))).copy(), {}
+        return self._start(int(self.np_random.integers(2**31)))[1].copy(), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        if self._frame is None or self._over:
+        if self._doom is None or self._frame is None or self._over:
             raise gym.error.ResetNeeded("the episode is over or has not begun; call reset or set_state first")
         buttons = self._pressed(action)
         reward, tics, self._over = self._doom.act(buttons)
@@ -135,27 +136,27 @@ class _DoomEnv(gym.Env, abc.ABC):
 
     def set_state(self, state: Mapping[str, Any]) -> np.ndarray:
         """Goes on from a state that `get_state` returned, here or in another process; returns its frame."""
-        self._start(int(state["seed"]))
+        doom, frame = self._start(int(state["seed"]))
         past = [list(buttons) for buttons in state["past"]]
         for index, buttons in enumerate(past):
             drawn = index >= len(past) - 2  # the last step may end the game: the frame before it stands then
-            self._over = self._doom.act(buttons, drawn)[2]
+            self._over = doom.act(buttons, drawn)[2]
             if drawn and not self._over:
-                self._frame = self._doom.frame()
-        self._past = past
-        return self._frame.copy()
+                frame = doom.frame()
+        self._frame, self._past = frame, past
+        return frame.copy()
 
     def close(self) -> None:
         if self._doom is not None:
             self._doom.game.close()
         self._doom = self._frame = None
 
-    def _start(self, seed: int) -> np.ndarray:
-        if self._doom is None:
-            self._doom = _Doom(self._vizdoom, self.scenario, self.buttons)
+    def _start(self, seed: int) -> tuple[_Doom, np.ndarray]:
+        """Starts an episode; returns the game and its first frame."""
+        self._doom = doom = self._doom or _Doom(self._vizdoom, self.scenario, self.buttons)
         self._seed, self._past, self._over = seed, [], False
-        self._frame = self._doom.start(seed)
-        return self._frame
+        self._frame = frame = doom.start(seed)
+        return doom, frame
 
     @abc.abstractmethod
     def _pressed(self, action: Any) -> list[float]:
@@ -166,7 +167,7 @@ class _DoomEnv(gym.Env, abc.ABC):
         """Returns the reward of a step from the scenario's own and the tics it lasted."""
 
 
-def _bindings(*sets: tuple[str, str, int, int]) -> list[dict]:
+def _bindings(*sets: tuple[str | float, ...]) -> list[dict]:
     return [{"keys": [key], "set": {str(axis): value}} for *keys, axis, value in sets for key in keys]
 
 
@@ -174,8 +175,7 @@ class DoomTakeCover(_DoomEnv):
     """Step aside from the imps' fireballs: stay, left or right; +1 a tic alive, and a hit or two ends it."""
 
     id, scenario, buttons = "worldsim-real/DoomTakeCover-v0", "take_cover", ("MOVE_LEFT", "MOVE_RIGHT")
-    metadata: ClassVar[dict[str, Any]] = {
-        **_DoomEnv.metadata,
+    metadata = _DoomEnv.metadata | {
         "keymap": {"rest": [0], "bindings": _bindings(("a", "left", 0, 1), ("d", "right", 0, 2)), "mouse": []},
     }
 
@@ -211,8 +211,7 @@ class DoomMaze(_DoomEnv):
 
     id, scenario = "worldsim-real/DoomMaze-v0", "my_way_home"
     buttons = ("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "TURN_LEFT_RIGHT_DELTA")
-    metadata: ClassVar[dict[str, Any]] = {
-        **_DoomEnv.metadata,
+    metadata = _DoomEnv.metadata | {
         "keymap": {
             "rest": [0, 0, 0, 0, 0],
             "bindings": _bindings(*_AXES),

@@ -131,7 +131,8 @@ def _keymap(env: gym.Env) -> dict | None:
     if not isinstance(env.action_space, gym.spaces.Discrete):
         return None
     with contextlib.suppress(AttributeError, NotImplementedError):
-        table = {_names(keys): int(action) for keys, action in env.unwrapped.get_keys_to_action().items()}
+        found = env.unwrapped.get_wrapper_attr("get_keys_to_action")()
+        table = {_names(keys): int(action) for keys, action in found.items()}
         bindings = [{"keys": list(keys), "set": {"0": action}} for keys, action in table.items() if keys]
         return {"rest": [table.get((), int(env.action_space.start))], "bindings": bindings, "mouse": []}
     return None

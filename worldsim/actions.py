@@ -11,6 +11,7 @@ choices, 0/1 for buttons, [-1, 1] for bounded boxes, and one more channel that i
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,14 +19,16 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
 from torch import Tensor
 
 from worldsim.messages import one_line
 
+Leaf = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box
 _TABLE_LIMIT = 64  # more combinations than this are not offered as one Discrete
 
 
-def leaves(space: gym.Space) -> list[gym.Space]:
+def leaves(space: gym.Space) -> list[Leaf]:
     """Returns the simple spaces a space is made of, in its own order."""
     if isinstance(space, spaces.Dict):
         return [leaf for part in space.spaces.values() for leaf in leaves(part)]
@@ -39,9 +42,18 @@ def leaves(space: gym.Space) -> list[gym.Space]:
     return [space]
 
 
+def leaf_shape(leaf: Leaf) -> tuple[int, ...]:
+    """Returns the shape of a simple space's values, which Gymnasium does not promise of a Discrete."""
+    return () if isinstance(leaf, spaces.Discrete) else leaf.shape
+
+
+def _size(leaf: Leaf) -> int:
+    return math.prod(leaf_shape(leaf))
+
+
 def packed_width(space: gym.Space) -> int:
     """Returns k, the length of a packed action."""
-    return sum(int(np.prod(leaf.shape)) for leaf in leaves(space))
+    return sum(map(_size, leaves(space)))
 
 
 def pack(space: gym.Space, action: Any, rows: int | None = None) -> np.ndarray:
@@ -53,7 +65,7 @@ def pack(space: gym.Space, action: Any, rows: int | None = None) -> np.ndarray:
     return packed[0] if rows is None else packed
 
 
-def walk(space: gym.Space, action: Any) -> Iterator[tuple[gym.Space, Any]]:
+def walk(space: gym.Space, action: Any) -> Iterator[tuple[Leaf, Any]]:
     """Yields each simple space with its part of an action. Raises ValueError where a Dict or Tuple does not fit."""
     if isinstance(space, spaces.Dict):
         if not hasattr(action, "keys") or set(action.keys()) != set(space.spaces):
@@ -69,16 +81,16 @@ def walk(space: gym.Space, action: Any) -> Iterator[tuple[gym.Space, Any]]:
         yield leaves(space)[0], action
 
 
-def _pack_leaf(leaf: gym.Space, value: Any, rows: int | None) -> np.ndarray:
+def _pack_leaf(leaf: Leaf, value: Any, rows: int | None) -> np.ndarray:
     """Returns a simple space's values as float64 `[rows n]`, one row where `rows` is None."""
-    shape = leaf.shape if rows is None else (rows, *leaf.shape)
+    shape = leaf_shape(leaf) if rows is None else (rows, *leaf_shape(leaf))
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"expected numbers for {leaf}, found {one_line(value)}") from error
     if array.shape != shape:
         raise ValueError(f"expected an action of shape {shape} for {leaf}, found shape {array.shape}")
-    flat = array.reshape(1 if rows is None else rows, int(np.prod(leaf.shape)))
+    flat = array.reshape(1 if rows is None else rows, _size(leaf))
     low, high = _bounds(leaf)
     if not (np.isfinite(flat).all() and (flat >= low).all() and (flat <= high).all()):
         raise ValueError(f"expected an action in {leaf}, found {one_line(array.tolist())}")
@@ -87,21 +99,21 @@ def _pack_leaf(leaf: gym.Space, value: Any, rows: int | None) -> np.ndarray:
     return flat
 
 
-def _bounds(leaf: gym.Space) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(leaf: Leaf) -> tuple[np.ndarray, np.ndarray]:
     """Returns the lowest and highest value of each number, float64 `[n]` each."""
     if isinstance(leaf, spaces.Discrete):
         return np.array([leaf.start], float), np.array([leaf.start + leaf.n - 1], float)
     if isinstance(leaf, spaces.MultiDiscrete):
         return leaf.start.ravel().astype(float), (leaf.start + leaf.nvec - 1).ravel().astype(float)
     if isinstance(leaf, spaces.MultiBinary):
-        size = int(np.prod(leaf.shape))
-        return np.zeros(size), np.ones(size)
+        return np.zeros(_size(leaf)), np.ones(_size(leaf))
     return leaf.low.ravel().astype(float), leaf.high.ravel().astype(float)
 
 
 def bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray]:
     """Returns the lowest and highest value of each number of a packed action, float64 `[k]` each."""
-    return tuple(np.concatenate(side) for side in zip(*map(_bounds, leaves(space)), strict=True))
+    low, high = zip(*map(_bounds, leaves(space)), strict=True)
+    return np.concatenate(low), np.concatenate(high)
 
 
 def unpack(space: gym.Space, packed: np.ndarray) -> Any:
@@ -124,9 +136,17 @@ def _unpack(space: gym.Space, row: np.ndarray) -> tuple[Any, np.ndarray]:
             value, row = _unpack(part, row)
             values.append(value)
         return tuple(values), row
-    size = int(np.prod(space.shape))
-    value = row[:size].reshape(space.shape).astype(space.dtype)
+    shape = leaf_shape(leaves(space)[0])
+    size = math.prod(shape)
+    value = row[:size].reshape(shape).astype(space.dtype)
     return (np.int64(value) if isinstance(space, spaces.Discrete) else value), row[size:]
+
+
+def unpack_rows(space: gym.Space, packed: np.ndarray) -> Any:
+    """Returns packed rows `[n k]` as Gymnasium batches native actions: the inverse of `pack` with `rows`."""
+    batch = create_empty_array(space, len(packed))
+    assert batch is not None  # it is None for spaces of other kinds than ours
+    return concatenate(space, [unpack(space, row) for row in packed], batch)
 
 
 def space_to_json(space: gym.Space) -> dict:
@@ -135,13 +155,13 @@ def space_to_json(space: gym.Space) -> dict:
         return {"type": "Dict", "spaces": {key: space_to_json(part) for key, part in space.spaces.items()}}
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [space_to_json(part) for part in space.spaces]}
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape)}
     leaf = leaves(space)[0]
+    if isinstance(leaf, spaces.Discrete):
+        return {"type": "Discrete", "n": int(leaf.n), "start": int(leaf.start)}
+    if isinstance(leaf, spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": leaf.nvec.tolist(), "start": leaf.start.tolist()}
+    if isinstance(leaf, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": list(leaf.shape)}
     bounds = {name: [repr(x) for x in getattr(leaf, name).ravel().tolist()] for name in ("low", "high")}
     return {"type": "Box", **bounds, "shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
@@ -187,21 +207,21 @@ class ActionCodec:
         packed = torch.as_tensor(packed)
         parts, start = [], 0
         for leaf, bound in zip(self._leaves, self._bounds, strict=True):
-            size = int(np.prod(leaf.shape))
+            size = _size(leaf)
             parts.append(_encode_leaf(leaf, packed[..., start : start + size], *(x.to(packed.device) for x in bound)))
             start += size
         parts.append(torch.zeros(*packed.shape[:-1], 1, device=packed.device))
         return torch.cat(parts, -1)
 
 
-def _sizes(leaf: gym.Space) -> list[int]:
+def _sizes(leaf: Leaf) -> list[int]:
     """Returns how many channels each number of a simple space takes."""
     if isinstance(leaf, spaces.Discrete):
         return [int(leaf.n)]
-    return leaf.nvec.ravel().tolist() if isinstance(leaf, spaces.MultiDiscrete) else [1] * int(np.prod(leaf.shape))
+    return leaf.nvec.ravel().tolist() if isinstance(leaf, spaces.MultiDiscrete) else [1] * _size(leaf)
 
 
-def _encode_leaf(leaf: gym.Space, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _encode_leaf(leaf: Leaf, values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Encodes one simple space's numbers `[... n]`, whose bounds are `[n]` each."""
     if isinstance(leaf, (spaces.Discrete, spaces.MultiDiscrete)):
         choices = zip((values - low).unbind(-1), _sizes(leaf), strict=True)
@@ -231,7 +251,7 @@ def default_table(space: gym.Space | None) -> np.ndarray:
     return table
 
 
-def _choices(leaf: gym.Space) -> list[list[float]]:
+def _choices(leaf: Leaf) -> list[list[float]]:
     """Returns the values each number of a simple space may take in a table."""
     low, high = _bounds(leaf)
     if isinstance(leaf, spaces.Box):
@@ -285,11 +305,11 @@ def default_keymap(space: gym.Space) -> dict:
     low, high = bounds(space)
     pairs = iter((("a", "d"), ("s", "w"), ("left", "right"), ("down", "up"), ("q", "e"), ("f", "g")))
     digits = iter("123456789")
-    numbers = [leaf for leaf in leaves(space) for _ in range(int(np.prod(leaf.shape)))]
+    numbers = [leaf for leaf in leaves(space) for _ in range(_size(leaf))]
     for index, leaf in enumerate(numbers):
         if isinstance(leaf, spaces.Box):
-            keys = next(pairs, ())
-            values = (max(low[index], -1.0), min(high[index], 1.0))
+            keys = list(next(pairs, ()))
+            values = [max(low[index], -1.0), min(high[index], 1.0)]
         else:
             values = [v for v in np.arange(low[index], high[index] + 1) if v != rest[index]]
             keys = [key for _, key in zip(values, digits, strict=False)]

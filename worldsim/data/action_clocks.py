@@ -71,6 +71,7 @@ def follow_clock(
 ) -> dict[str, np.ndarray]:
     """Returns the columns with a row for each frame. Raises ValueError where the clock is not the video's."""
     frames, rate = take.num_frames, take.rate
+    assert rate is not None  # pictures alone have none, and their rows are matched by order
     times = np.arange(frames) / rate if take.times is None else take.times
     early = JITTER * np.diff(times, prepend=times[0])
     source = np.searchsorted(times - early, seconds, side="right") - 1  # the decoded frame shown when a row was written

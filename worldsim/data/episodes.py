@@ -54,6 +54,10 @@ class Episode:
     seed: int | None
     policy: str
 
+    @property
+    def total_reward(self) -> float | None:
+        return None if self.rewards is None else float(np.sum(self.rewards, dtype=np.float64))
+
 
 def hash_episode(episode: Episode) -> str:
     """Returns 16 hex digits of SHA-256 over frames and actions: the name under which bundles remember training data."""
@@ -213,7 +217,7 @@ class EpisodeWriter:
             policy=episode.policy,
             terminated=bool(episode.terminated),
             truncated=bool(episode.truncated),
-            total_reward=float(np.sum(episode.rewards, dtype=np.float64)) if self.info.has_rewards else None,
+            total_reward=episode.total_reward,
             hash=hash_episode(episode),
         )
 

@@ -122,7 +122,7 @@ def _read_times(path: Path, decode: bool) -> np.ndarray:
     with tempfile.TemporaryFile() as errors:
         command = _ffmpeg(path, *how, "-f", "framecrc")
         text = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
-        base = re.search(rb"#tb 0: (\S+)", text.stdout)
+        bases = re.findall(rb"#tb 0: (\S+)", text.stdout)
         shown = [line for line in text.stdout.splitlines() if line[:2] == b"0," and not _CUT.search(line)]
         rows = np.array([line.split(b",")[1:3] for line in shown]).astype(np.int64).reshape(-1, 2)
         _check_ended(path, text.returncode, errors, len(rows) if decode else 0)
@@ -130,7 +130,7 @@ def _read_times(path: Path, decode: bool) -> np.ndarray:
         raise ValueError(f"expected 2 or more frames in {path}, found {len(rows)}")
     dts, pts = rows.T
     ticks = np.sort(dts if (pts == MISSING).any() else pts)  # avi keeps no times, only the order
-    return (ticks - ticks[0]) * float(Fraction(base[1].decode()))
+    return (ticks - ticks[0]) * float(Fraction(bases[0].decode()))
 
 
 def _ffmpeg(path: Path, *output: str) -> list[str]:
@@ -156,6 +156,7 @@ def _read_video(path: Path, num_frames: int, size: int | None) -> Iterator[np.nd
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process,
     ):
+        assert process.stdout is not None  # it is a pipe
         try:
             while (frame := _read_ppm(process.stdout)) is not None and count < num_frames:
                 yield frame

@@ -77,7 +77,7 @@ def import_frames(
     def run(decode: bool) -> int:
         takes = open_takes(paths, given_fps, decode)
         matched = [match(take, file) for take, file in zip(takes, files, strict=False)]
-        layout = ActionLayout(None, []) if actions is None else make_layout(matched)
+        layout = ActionLayout(None, []) if actions is None else make_layout([file for file in matched if file])
         labelled = [label(*pair, layout, max_episode_steps) for pair in zip(takes, matched, strict=True)]
         info = DatasetInfo(
             game=source.resolve().stem,
@@ -196,7 +196,7 @@ def _final_frames(file: ActionFile, frames: int) -> frozenset[int]:
 
 def episode_spans(starts: list[int], num_frames: int, longest: int | None, path: Path) -> list[tuple[int, int]]:
     """Returns first and last frame of each episode; those of more than `longest` steps are cut into equal parts."""
-    spans = []
+    spans: list[tuple[int, int]] = []
     for start, stop in pairwise([*starts, num_frames]):
         steps = stop - 1 - start
         if steps < 1:
@@ -211,16 +211,16 @@ def episode_spans(starts: list[int], num_frames: int, longest: int | None, path:
 def read_episodes(part: LabelledTake, info: DatasetInfo, size: int | None) -> Iterator[Episode]:
     """Yields a take's episodes; no more than one of them is in memory."""
     frames, height, width = part.take.frames(size), *info.observation_shape[:2]
-    kept, kept_index = [], -1
+    kept: dict[int, np.ndarray] = {}  # the last frame so far, by its number: the next episode may begin with it
     for first, last in part.spans:
-        head = kept if kept_index == first else []
+        head = [kept[first]] if first in kept else []
         tail = [resize(frame[None], height, width) for frame in islice(frames, last + 1 - first - len(head))]
         if last == part.take.num_frames - 1:
             next(
                 frames, None
             )  # a video that ends otherwise than it said is found out before its last episode is written
         observations = np.concatenate([*head, *tail])
-        kept, kept_index = [observations[-1:]], last
+        kept = {last: observations[-1:]}
         yield Episode(
             observations=observations,
             actions=None if part.actions is None else part.actions[first:last],
@@ -280,6 +280,5 @@ def _append_missing(writer: EpisodeWriter, episodes: Iterable[Episode], progress
 
 
 def _is_same(record: EpisodeRecord, episode: Episode) -> bool:
-    total = None if episode.rewards is None else float(np.sum(episode.rewards, dtype=np.float64))
-    found = hash_episode(episode), episode.terminated, episode.truncated, total
+    found = hash_episode(episode), episode.terminated, episode.truncated, episode.total_reward
     return found == (record.hash, record.terminated, record.truncated, record.total_reward)

@@ -17,9 +17,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector.utils import concatenate, create_empty_array
 
-from worldsim.actions import default_keymap, pack, unpack
+from worldsim.actions import default_keymap, pack, unpack_rows
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore
 from worldsim.data.importer import check_fps, check_whole, resize, write_import
 from worldsim.data.recorder import DEFAULT_FPS
@@ -51,7 +50,8 @@ def import_minari(
     space = dataset.observation_space
     if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)):
         raise ValueError(f"expected RGB pictures, uint8 [H W 3], as observations of {dataset_id}, found {space}")
-    info = replace(_facts(dataset, fps), observation_shape=space.shape if size is None else (size, size, 3))
+    height, width, _ = space.shape
+    info = replace(_facts(dataset, fps), observation_shape=(size or height, size or width, 3))
     total = dataset.total_steps + dataset.total_episodes
     return write_import(out, info, _read_episodes(dataset, info), lambda frames: progress(frames, total))
 
@@ -116,6 +116,8 @@ def _read_episodes(dataset: Any, info: DatasetInfo) -> Iterator[Episode]:
 
 def _read_episode(found: Any, label: dict, info: DatasetInfo, name: str) -> Episode:
     steps = len(found.rewards)
+    if info.action_space is None:
+        raise ValueError(f"expected an action space in the facts of {name}, found none")
     if found.observations.dtype != np.uint8 or len(found.observations) != steps + 1:
         raise ValueError(f"expected {steps + 1} uint8 pictures in {name}, found {len(found.observations)}")
     return Episode(
@@ -185,12 +187,12 @@ def _buffers(store: EpisodeStore, progress: Callable[[int], Any]) -> Iterator[An
 
     space, done = store.info.action_space, 0
     for index, record in enumerate(store.records):
-        rewards, steps = store.rewards(index), record.total_steps
-        actions = [unpack(space, row) for row in store.actions(index)]
+        packed, rewards, steps = store.actions(index), store.rewards(index), record.total_steps
+        assert space is not None and packed is not None  # `export_minari` has asked
         yield EpisodeBuffer(
             seed=record.seed,
             observations=np.array(store.observations(index)),
-            actions=concatenate(space, actions, create_empty_array(space, steps)),
+            actions=unpack_rows(space, packed),
             rewards=np.full(steps, np.nan, np.float32) if rewards is None else np.array(rewards),
             terminations=_only_last(steps, record.terminated),
             truncations=_only_last(steps, record.truncated),

@@ -16,9 +16,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array
 
-from worldsim.actions import default_keymap, unpack
+from worldsim.actions import default_keymap, unpack_rows
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter
 from worldsim.data.policies import EndOfRecording, Policy
 from worldsim.messages import GameError, one_line
@@ -36,10 +35,11 @@ def dataset_info(env: gym.Env | VectorEnv, game: str | None = None) -> DatasetIn
     if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)):
         raise ValueError(f"expected uint8 observations [H W 3], found {space}; worldsim.envs.generic.make gives these")
     source = env.envs[0].unwrapped if isinstance(env, SyncVectorEnv) else env.unwrapped  # its spec has no wrappers
+    height, width, _ = space.shape
     table = env.metadata.get("discrete_table")
     return DatasetInfo(
         game=game or (source.spec.id if source.spec is not None else type(source).__name__),
-        observation_shape=tuple(space.shape),
+        observation_shape=(height, width, 3),
         action_space=action_space,
         fps=float(env.metadata.get("render_fps") or DEFAULT_FPS),
         keymap=env.metadata.get("keymap") or default_keymap(action_space),
@@ -101,8 +101,9 @@ class Recorder:
         seed: int = 0,
         max_episode_steps: int = 1000,
     ):
-        is_vector = isinstance(env, VectorEnv)
-        self._env = env if is_vector else SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        self._env: VectorEnv = (
+            env if isinstance(env, VectorEnv) else SyncVectorEnv([lambda: env], autoreset_mode=AutoresetMode.DISABLED)
+        )
         self._mode = self._env.metadata.get("autoreset_mode")
         if not isinstance(self._mode, AutoresetMode):
             raise ValueError(f"expected metadata['autoreset_mode'] to be an AutoresetMode, found {self._mode!r}")
@@ -172,11 +173,12 @@ class Recorder:
     def _step(self, packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Steps all rows; returns what the policy sees next, and which rows it sees for the first time."""
         with _game():
-            observations, rewards, terminated, truncated, infos = self._env.step(self._native(packed))
+            actions = unpack_rows(self._env.single_action_space, packed)
+            observations, rewards, terminated, truncated, infos = self._env.step(actions)
         observations, ended = np.array(observations), np.asarray(terminated) | np.asarray(truncated)
         started = np.array([not row.observations for row in self._rows])  # NEXT_STEP: this step was their reset
         full = np.zeros(len(started), bool)
-        for i in np.flatnonzero(~started):
+        for i in np.flatnonzero(~started).tolist():
             row = self._rows[i]
             last = infos["final_obs"][i] if ended[i] and self._mode is AutoresetMode.SAME_STEP else observations[i]
             row.observations.append(np.array(last))
@@ -185,7 +187,7 @@ class Recorder:
             full[i] = not ended[i] and len(row.actions) >= self._max_episode_steps
             if ended[i] or full[i]:
                 self._finish(i, bool(terminated[i]), bool(truncated[i]) or bool(full[i]))
-        for i in np.flatnonzero(started):
+        for i in np.flatnonzero(started).tolist():
             self._rows[i] = _Row(None, [observations[i]])
         return self._start_rows(observations, started, ended, full)
 
@@ -197,8 +199,10 @@ class Recorder:
             fresh = ended | full
             seeds = self._take_seeds(fresh)
             if fresh.any():
+                options = {"reset_mask": fresh.copy()}
                 with _game():
-                    observations = np.array(self._env.reset(seed=seeds, options={"reset_mask": fresh.copy()})[0])
+                    found = self._env.reset(seed=seeds, options=options)  # type: ignore[arg-type]  # lists are taken too
+                    observations = np.array(found[0])
         else:  # a full row's game goes on, as nobody can reset it: its next episode begins with the frame it ended with
             fresh = full if self._mode is AutoresetMode.NEXT_STEP else ended | full
             seeds = [None] * len(fresh)
@@ -211,8 +215,3 @@ class Recorder:
         if row.actions:
             record = self._writer.append(row.close(terminated, truncated, self._policy_name))
             self._num_frames += record.num_observations
-
-    def _native(self, packed: np.ndarray) -> Any:
-        """Returns packed actions `[n k]` as the vector environment's batch."""
-        space = self._env.single_action_space
-        return concatenate(space, [unpack(space, row) for row in packed], create_empty_array(space, len(packed)))

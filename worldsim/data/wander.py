@@ -50,16 +50,16 @@ class WanderPolicy:
         if space != gym.spaces.Dict(parts):
             raise ValueError(f"policy=wander plays games of {gym.spaces.Dict(parts)}, found {space}; sticky plays any")
         self._rng, self._rest = rng, rest_action(space)
-        self._legs: list[_Leg | None] = []
+        self._legs: list[_Leg] = []
 
     def __call__(self, observations: np.ndarray, started: np.ndarray) -> np.ndarray:
         if len(self._legs) != len(started):
-            self._legs = [None] * len(started)
+            self._legs = [_Leg("none", self._rest, 0)] * len(started)
         for row, frame in enumerate(observations):
-            leg = None if started[row] else self._legs[row]
-            if leg is not None and leg.is_bumped(frame):
+            leg = self._legs[row]
+            if not started[row] and leg.is_bumped(frame):
                 self._legs[row] = self._leave_wall(leg)
-            elif leg is None or leg.steps_left == 0:
+            elif started[row] or leg.steps_left == 0:
                 self._legs[row] = self._go_on()
             self._legs[row].steps_left -= 1
         return np.stack([leg.action for leg in self._legs])
@@ -68,7 +68,7 @@ class WanderPolicy:
         """Slides along a wall as often as it turns away by 48 to 180 degrees; a slide ends in a turn."""
         if leg.kind == "walk" and self._rng.random() < 0.5:
             return self._leg("slide", (6, 17), {_W: 1, self._rng.choice([_A, _D]): 1})
-        return self._leg("turn", (4, 16), {_MOUSE: self._sign(), _W: self._rng.integers(2)})
+        return self._leg("turn", (4, 16), {_MOUSE: self._sign(), _W: int(self._rng.integers(2))})
 
     def _go_on(self) -> _Leg:
         """Returns the next leg where nothing is in the way."""
