@@ -172,13 +172,29 @@ def decode(frame: np.ndarray) -> dict[str, Any]:
     Exact on drawn frames. On dreamed ones the best match of colour and size counts; None (a shorter list) where less
     than about a third of a thing is there.
     """
-    colors, pixels = np.array(list(COLORS.values()), np.float32), frame.reshape(-1, 3).astype(np.float32)
-    distance = (colors**2).sum(1)[:, None] + (pixels**2).sum(1) - 2 * colors @ pixels.T  # squared; whole numbers
-    maps = np.exp(-distance / 1e4) * (distance == distance.min(0))  # half way to the ground, 100, counts 0.37
-    likeness = dict(zip(COLORS, maps.reshape(-1, SIZE, SIZE), strict=True))
+    likeness = _likeness(frame)
     found = {name: _find(likeness[name], SIDES[name]) for name in ("agent", "ball", "hazard")}
     coins = [_find(likeness["coin"], COIN) for _ in range(NUM_COINS)]  # each one found is wiped off the map
     return {**found, "coins": sorted(coin for coin in coins if coin is not None)}
+
+
+def things(frame: np.ndarray) -> dict[str, list[Place]]:
+    """Returns the top left pixels of every `agent`, `ball`, `hazard` and `coin`, up to twice as many as belong there.
+
+    Each is found as in `decode`, which finds no more than belong there.
+    """
+    likeness = _likeness(frame)
+    most = {"agent": 2, "ball": 2, "hazard": 2, "coin": 2 * NUM_COINS}
+    found = {name: [_find(likeness[name], SIDES[name]) for _ in range(count)] for name, count in most.items()}
+    return {name: [place for place in places if place is not None] for name, places in found.items()}
+
+
+def _likeness(frame: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns for every colour how much each pixel `[64 64]` is of it, 0 where another colour is nearer."""
+    colors, pixels = np.array(list(COLORS.values()), np.float32), frame.reshape(-1, 3).astype(np.float32)
+    distance = (colors**2).sum(1)[:, None] + (pixels**2).sum(1) - 2 * colors @ pixels.T  # squared; whole numbers
+    maps = np.exp(-distance / 1e4) * (distance == distance.min(0))  # half way to the ground, 100, counts 0.37
+    return dict(zip(COLORS, maps.reshape(-1, SIZE, SIZE), strict=True))
 
 
 def _find(likeness: np.ndarray, side: int) -> Place | None:

@@ -15,9 +15,11 @@ from worldsim.evaluation.controllability import action_effect, retrieval
 from worldsim.evaluation.drift import Reference, drift
 from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.floors import tries
+from worldsim.evaluation.habits import habits
 from worldsim.evaluation.memory import revisits
 from worldsim.evaluation.returns import returns
 from worldsim.evaluation.subject import RealGame, Step
+from worldsim.evaluation.verdict import verdicts
 
 LEFT, RIGHT = np.array([0.0, 0, 1, 0]), np.array([0.0, 0, 0, 1])
 TRAINING = 40  # steps of the network that compares chunks
@@ -254,3 +256,111 @@ def test_a_game_of_other_settings_is_refused(store, episodes):
 def test_two_measurements_say_the_same(perfect, store, episodes):
     runs = [drift(perfect, Reference(store, episodes, 5), 130) for _ in range(2)]
     assert runs[0] == runs[1]
+
+
+GROUND = arena.draw(arena.start(0))[3, 32]
+
+
+class Losing(Fault):
+    """Every coin is lost with 2 % a frame, and for ever."""
+
+    def reset(self, starts, seed=0):
+        super().reset(starts, seed)
+        self.rng, self.lost = np.random.default_rng(0), [set() for _ in starts]
+
+    def shows(self, frames):
+        shown = frames.copy()
+        for frame, lost in zip(shown, self.lost, strict=True):
+            coins = arena.things(frame)["coin"]
+            lost |= {coin for coin in coins if self.rng.random() < 0.02}
+            for x, y in lost & set(coins):
+                frame[y : y + 3, x : x + 3] = GROUND
+        return shown
+
+
+class Barren(Losing):
+    """A coin that is taken does not come again."""
+
+    def reset(self, starts, seed=0):
+        super().reset(starts, seed)
+        self.known = [set(arena.things(start.frames[-1])["coin"]) for start in starts]
+
+    def shows(self, frames):
+        shown = frames.copy()
+        for frame, known in zip(shown, self.known, strict=True):
+            for x, y in set(arena.things(frame)["coin"]) - known:
+                frame[y : y + 3, x : x + 3] = GROUND
+        return shown
+
+
+class Waiting(Fault):
+    """The picture stands still while nobody presses anything."""
+
+    def acts(self, actions):
+        self.resting = ~actions.any(1)
+        return actions
+
+    def shows(self, frames):
+        return np.where(self.resting[:, None, None, None], self.before, frames)
+
+
+class Deathless(Fault):
+    """Nobody ever dies."""
+
+    def step(self, actions, look=True):
+        result = super().step(actions, look)
+        return Step(result.frames, result.reward, np.zeros(len(result.end)))
+
+
+def of_habits(subject, store, episodes):
+    return habits(subject, store, episodes, make, arena.things, {"collect": arena.collect}, rows=3, length=70)
+
+
+def said(m, question):
+    return next(v for v in verdicts({"habits": m, **ONE_STEP}) if question in v.question)
+
+
+ONE_STEP = {  # what verdicts need beside
+    "one_step": {"psnr": {"mean": 0.0}},
+    "copy_last": {"1": {"psnr": {"mean": 0.0}}},
+    "open_loop": {},
+    "drift": None,
+}
+
+
+def test_the_real_game_lives_and_shows_by_every_habit_as_itself(perfect, store, episodes):
+    m = of_habits(perfect, store, episodes)
+    assert m["rank_correlation"]["mean"] == pytest.approx(1)
+    for h in m["habits"].values():
+        pairs = [h[key] for key in ("lived", "return", "change", "whole")]
+        pairs += [pair for kind in h["things"].values() for pair in kind.values()]
+        assert all(pair["dream"] == pair["real"] for pair in pairs)
+        assert set(h["whole"]["real"].values()) == {1.0} and set(h["things"]["coin"]["count"]["real"].values()) == {3.0}
+    born = m["habits"]["collect"]["things"]["coin"]["appear"]["real"].values()
+    assert 0.01 < np.mean(list(born)) < 0.1
+    assert said(m, "to be seen").word == said(m, "live as long").word == "good"
+
+
+@pytest.mark.parametrize("fault", [Losing, Barren])
+def test_a_dream_that_loses_coins_or_bears_none_is_caught(fault, store, episodes):
+    m = of_habits(fault(), store, episodes)
+    coins = m["habits"]["collect"]["things"]["coin"]
+    assert coins["count"]["dream"]["50"] < 2.5 and coins["count"]["real"]["50"] == 3
+    if fault is Barren:
+        assert not any(coins["appear"]["dream"].values()) and any(coins["appear"]["real"].values())
+    else:
+        assert np.mean(list(m["habits"]["held 0"]["things"]["coin"]["vanish"]["dream"].values())) > 0.02
+    assert said(m, "to be seen").word == "poor" and "coin" in said(m, "to be seen").figure
+
+
+def test_a_dream_that_waits_while_nobody_acts_is_caught(store, episodes):
+    m = of_habits(Waiting(), store, episodes)
+    assert not any(m["habits"]["held 0"]["change"]["dream"].values())
+    assert all(value > 0.05 for value in m["habits"]["held 0"]["change"]["real"].values())
+
+
+def test_a_dream_in_which_nobody_dies_is_caught(store, episodes):
+    m = of_habits(Deathless(), store, episodes)
+    assert all(h["lived"]["dream"]["mean"] == 70 for h in m["habits"].values())
+    assert min(h["lived"]["real"]["mean"] for h in m["habits"].values()) < 70
+    assert said(m, "live as long").word != "good"

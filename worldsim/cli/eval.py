@@ -36,6 +36,8 @@ from worldsim.world_model import WorldModel
 FILMS, FRAMES = 3, 64  # in the report
 ARENA, TAKE_COVER, MAZE = REAL_GAMES
 PROBES = {ARENA: arena.decode}
+PLACES = {ARENA: arena.things}
+SCRIPTS = {ARENA: {"collect": arena.collect}}
 COMPARISONS = {TAKE_COVER: doom.wall_shift}
 EXCURSIONS = {  # packed actions that lead away, and back
     ARENA: ([0, 0, 1, 0], [0, 0, 0, 1]),
@@ -109,7 +111,10 @@ def _fingerprint(world: WorldModel) -> str:
 def _knowledge(config: DictConfig, store: EpisodeStore) -> Knowledge:
     game = store.info.game
     excursion = EXCURSIONS.get(game) and tuple(np.array(action, np.float64) for action in EXCURSIONS[game])
-    return Knowledge(_game(config, store), PROBES.get(game), COMPARISONS.get(game), excursion)
+    scripts = SCRIPTS.get(game, {})
+    return Knowledge(
+        _game(config, store), PROBES.get(game), COMPARISONS.get(game), excursion, PLACES.get(game), scripts
+    )
 
 
 def _game(config: DictConfig, store: EpisodeStore) -> Callable[[], gym.Env] | None:

@@ -6,9 +6,9 @@ Here as the list of what is measured, in the order it is reported. Leaves out ho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from worldsim.evaluation.controllability import action_effect, retrieval
 from worldsim.evaluation.drift import CHUNK, Reference, drift
 from worldsim.evaluation.few_steps import few_steps
 from worldsim.evaluation.fidelity import CODEC_FRAMES, Comparison, Probe, fidelity
+from worldsim.evaluation.habits import Places, Script, habits
 from worldsim.evaluation.memory import revisits
 from worldsim.evaluation.returns import returns
 from worldsim.evaluation.statistics import interval
@@ -42,6 +43,8 @@ class Knowledge:
     probe: Probe | None = None
     compare: Comparison | None = None
     excursion: tuple[np.ndarray, np.ndarray] | None = None  # packed actions that lead away, and back
+    places: Places | None = None
+    scripts: Mapping[str, Script] = field(default_factory=dict)  # policies that play on purpose, by name
 
 
 def measure(
@@ -64,6 +67,9 @@ def measure(
     with ExitStack() as stack:
         game = cache(lambda: knowledge.make and stack.enter_context(closing(knowledge.make())))
         metrics = keep("fidelity", lambda: _fidelity(subject, store, episodes, knowledge, starts))
+        if make := knowledge.make:
+            known, rows, steps = (knowledge.places, knowledge.scripts), 8 if quick else 16, 100 if quick else 300
+            metrics["habits"] = keep("habits", lambda: habits(subject, store, episodes, make, *known, rows, steps))
         metrics |= {"quick": quick, "steps": world and world.steps}
         metrics["regression"] = world and keep("regression", lambda: floors.regression(world, store, episodes, starts))
         metrics |= keep("ends and rewards", lambda: _events(subject, store, episodes, 2 * starts))

@@ -73,7 +73,7 @@ def _film(rows: Sequence[np.ndarray], fps: float) -> str:
 
 def tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
     """Returns titles and tables of everything that was measured."""
-    found = [("Fidelity (PSNR in dB)", _fidelity(m))]
+    found = [*_habits(m.get("habits")), ("Fidelity (PSNR in dB)", _fidelity(m))]
     if m.get("best_of_8"):
         found.append(("Luck: PSNR (dB) on a quarter of the starts", _tries(m["best_of_8"])))
     if m.get("positions"):
@@ -132,6 +132,34 @@ def few_steps_table(table: dict[str, Any]) -> tuple[Sequence[str], list[Sequence
         for k, v in table.items()
     ]
     return head, rows
+
+
+def _habits(m: dict[str, Any] | None) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
+    """Returns the tables of lives and returns by habit, and of things by age: dreamed / real."""
+    if not m:
+        return []
+    head = ("habit", "steps lived, dreamed", "real", "return, dreamed", "real")
+    rows = [
+        (name, *(figure(h[key][side]) for key in ("lived", "return") for side in ("dream", "real")))
+        for name, h in m["habits"].items()
+    ]
+    found = [(f"Lives and returns by habit (at most {m['steps']} steps)", (head, rows))]
+    ages = list(dict.fromkeys(age for h in m["habits"].values() for age in h["change"]["real"]))
+    if ages:
+        pair = lambda values, age: " / ".join(  # noqa: E731
+            f"{values[side][age]:.2f}" if age in values[side] else "-" for side in ("dream", "real")
+        )
+        rows = [
+            (name, label, *(pair(values, age) for age in ages))
+            for name, h in m["habits"].items()
+            for label, values in [
+                ("change, grey levels", h["change"]),
+                *([("all as at first", h["whole"])] if "whole" in h else []),
+                *((f"{kind}, {what}", v) for kind, all_of in h.get("things", {}).items() for what, v in all_of.items()),
+            ]
+        ]
+        found.append(("Things by age: dreamed / real", (("habit", "thing", *(f"from {age}" for age in ages)), rows)))
+    return found
 
 
 def _fidelity(m: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:

@@ -23,6 +23,8 @@ class Verdict:
 def verdicts(m: dict[str, Any]) -> list[Verdict]:
     """Returns a line for every measure that `metrics.json` has."""
     lines = [
+        _lives(m),
+        _things(m),
         _one_step(m),
         _open_loop(m),
         _detail(m),
@@ -38,6 +40,32 @@ def verdicts(m: dict[str, Any]) -> list[Verdict]:
 
 def _word(value: float, good: float, fair: float) -> str:
     return "good" if value >= good else "fair" if value >= fair else "poor"
+
+
+def _lives(m: dict[str, Any]) -> Verdict | None:
+    if not (figure := m.get("habits")):
+        return None
+    lived = [[h["lived"][side]["mean"] for side in ("dream", "real")] for h in figure["habits"].values()]
+    off = max(abs(dream / max(real, 1e-6) - 1) for dream, real in lived)
+    rank = figure["rank_correlation"]
+    text = f"worst of {len(lived)} habits {off:.0%} off" + (f", rank correlation {rank['mean']:.2f}" if rank else "")
+    return Verdict("Do habits live as long as in the game?", text, _word(-off, -0.2, -0.5), "good up to 20 %, fair 50")
+
+
+def _things(m: dict[str, Any]) -> Verdict | None:
+    found = [
+        (abs(dream - real) / max(real, 0.1), f"{kind} at age {age} ({habit}): {dream:.2f} instead of {real:.2f}")
+        for habit, figures in ((m.get("habits") or {}).get("habits") or {}).items()
+        for kind, counted in figures.get("things", {}).items()
+        for age, dream in counted["count"]["dream"].items()
+        if (real := counted["count"]["real"].get(age)) is not None
+    ]
+    if not found:
+        return None
+    off, text = max(found)
+    return Verdict(
+        "Is as much to be seen as in the game?", text, _word(-off, -0.1, -0.25), "good up to 10 % off, fair 25"
+    )
 
 
 def _one_step(m: dict[str, Any]) -> Verdict:
