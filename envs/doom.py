@@ -46,7 +46,7 @@ def _import_vizdoom() -> ModuleType:
 class _Doom:
     """ViZDoom in a process of its own, rendered at 4x3 pixels for every one of ours."""
 
-    def __init__(self, vizdoom: ModuleType, scenario: str, buttons: tuple[str, ...]):
+    def __init__(self, vizdoom: ModuleType, scenario: str, buttons: tuple[str, ...], labels: bool = False):
         self.game = game = vizdoom.DoomGame()
         game.load_config(os.path.join(vizdoom.scenarios_path, f"{scenario}.cfg"))
         game.set_doom_config_path(os.devnull)  # no settings of other games, and none left behind
@@ -55,6 +55,7 @@ class _Doom:
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         game.set_window_visible(False)
         game.set_sound_enabled(False)
+        game.set_labels_buffer_enabled(labels)
         for thing in _HIDDEN:
             getattr(game, f"set_render_{thing}")(False)
         game.set_available_buttons([getattr(vizdoom.Button, name) for name in buttons])
@@ -86,21 +87,32 @@ class _Doom:
         small = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         return pixels.to_uint8(small)[0].numpy()
 
+    def things(self) -> dict[str, list[tuple[float, float]]]:
+        """Returns the centres (x, y) of what is in view, in our pixels, by ViZDoom's names; needs `labels`."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for label in self.game.get_state().labels:
+            centre = ((label.x + label.width / 2) / 4, (label.y + label.height / 2) / 3)
+            found.setdefault(label.object_name, []).append(centre)
+        return found
+
 
 class _DoomEnv(gym.Env, abc.ABC):
-    """What both games share. `max_episode_steps` None: only the game itself ends an episode."""
+    """What both games share. `max_episode_steps` None: only the game itself ends an episode.
+
+    With `labels`, `info["things"]` says where things are in the frame: ViZDoom's name to centres (x, y) in pixels.
+    """
 
     metadata = gym.Env.metadata | {"render_modes": ["rgb_array"], "render_fps": FPS}
     id: ClassVar[str]
     scenario: ClassVar[str]
     buttons: ClassVar[tuple[str, ...]]
 
-    def __init__(self, render_mode: str | None, max_episode_steps: int | None):
+    def __init__(self, render_mode: str | None, max_episode_steps: int | None, labels: bool = False):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"expected render_mode None or 'rgb_array', found {render_mode!r}")
         self._vizdoom = _import_vizdoom()
         self.observation_space = gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8)
-        self.render_mode, self.max_episode_steps = render_mode, max_episode_steps
+        self.render_mode, self.max_episode_steps, self._labels = render_mode, max_episode_steps, labels
         entry, kwargs = f"{__name__}:{type(self).__name__}", {"max_episode_steps": max_episode_steps}
         self.spec = EnvSpec(self.id, entry, kwargs=kwargs)
         self._doom: _Doom | None = None
@@ -110,7 +122,7 @@ class _DoomEnv(gym.Env, abc.ABC):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
-        return self._start(int(self.np_random.integers(2**31)))[1].copy(), {}
+        return self._start(int(self.np_random.integers(2**31)))[1].copy(), self._info()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         if self._doom is None or self._frame is None or self._over:
@@ -121,7 +133,12 @@ class _DoomEnv(gym.Env, abc.ABC):
         if not self._over:
             self._frame = self._doom.frame()
         truncated = self.max_episode_steps is not None and len(self._past) >= self.max_episode_steps
-        return self._frame.copy(), self._reward(reward, tics, self._over), self._over, truncated, {}
+        return self._frame.copy(), self._reward(reward, tics, self._over), self._over, truncated, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        if not self._labels or self._doom is None or self._over:  # ViZDoom draws nothing when all is over
+            return {}
+        return {"things": self._doom.things()}
 
     def render(self) -> np.ndarray | None:
         if self._frame is None:
@@ -153,7 +170,7 @@ class _DoomEnv(gym.Env, abc.ABC):
 
     def _start(self, seed: int) -> tuple[_Doom, np.ndarray]:
         """Starts an episode; returns the game and its first frame."""
-        self._doom = doom = self._doom or _Doom(self._vizdoom, self.scenario, self.buttons)
+        self._doom = doom = self._doom or _Doom(self._vizdoom, self.scenario, self.buttons, self._labels)
         self._seed, self._past, self._over = seed, [], False
         self._frame = frame = doom.start(seed)
         return doom, frame
@@ -179,8 +196,8 @@ class DoomTakeCover(_DoomEnv):
         "keymap": {"rest": [0], "bindings": _bindings(("a", "left", 0, 1), ("d", "right", 0, 2)), "mouse": []},
     }
 
-    def __init__(self, render_mode: str | None = None, max_episode_steps: int | None = None):
-        super().__init__(render_mode, max_episode_steps)
+    def __init__(self, render_mode: str | None = None, max_episode_steps: int | None = None, labels: bool = False):
+        super().__init__(render_mode, max_episode_steps, labels)
         self.action_space = gym.spaces.Discrete(3)  # stay, left, right
 
     def _pressed(self, action: Any) -> list[float]:
@@ -230,8 +247,8 @@ class DoomMaze(_DoomEnv):
         ],
     }
 
-    def __init__(self, render_mode: str | None = None, max_episode_steps: int | None = 1000):
-        super().__init__(render_mode, max_episode_steps)
+    def __init__(self, render_mode: str | None = None, max_episode_steps: int | None = 1000, labels: bool = False):
+        super().__init__(render_mode, max_episode_steps, labels)
         parts = {"keys": gym.spaces.MultiBinary(4), "mouse": gym.spaces.Box(-1, 1, (1,), np.float32)}
         self.action_space = gym.spaces.Dict(parts)
 

@@ -88,6 +88,9 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     train_world(more, "codec"), train_world(more, "encode")
     further = train_world(more)
     assert further.fingerprint != world.fingerprint
+    before, after = world.info.provenance, further.info.provenance
+    assert after["training_episodes"] == 2 * before["training_episodes"]  # before and now
+    assert after["begun_from"]["minutes"] == before["minutes"]
     with pytest.raises(ValueError, match=r"expected begin_from=.* to be a world of .*; use its preset"):
         train_world(replace(more, preset=TINY, folder=tmp_path / "other"))
 

@@ -22,7 +22,7 @@ from worldsim import bundle
 from worldsim.cli.data import open_data
 from worldsim.data.episodes import EpisodeStore
 from worldsim.dream.registration import REAL_GAMES
-from worldsim.envs import arena, doom
+from worldsim.envs import arena, doom, doom_things
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.measure import Knowledge, measure
 from worldsim.evaluation.parts import Parts
@@ -36,7 +36,7 @@ from worldsim.world_model import WorldModel
 FILMS, FRAMES = 3, 64  # in the report
 ARENA, TAKE_COVER, MAZE = REAL_GAMES
 PROBES = {ARENA: arena.decode}
-PLACES = {ARENA: arena.things}
+PLACES = {ARENA: arena.things, TAKE_COVER: doom_things.things}
 SCRIPTS = {ARENA: {"collect": arena.collect}}
 COMPARISONS = {TAKE_COVER: doom.wall_shift}
 EXCURSIONS = {  # packed actions that lead away, and back
