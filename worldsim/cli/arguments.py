@@ -59,7 +59,8 @@ def _options(group: str) -> tuple[str, ...]:
 def _keys(text: str) -> list[Argument]:
     matches = [match for line in text.splitlines() if (match := _LINE.match(line))]
     indents = [len(match["indent"]) for match in matches] + [0]
-    found, parents = [], []
+    found: list[Argument] = []
+    parents: list[tuple[int, str]] = []
     for match, indent, following in zip(matches, indents, indents[1:], strict=False):
         parents = [parent for parent in parents if parent[0] < indent] + [(indent, match["key"])]
         names = [key for _, key in parents]

@@ -93,10 +93,11 @@ def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, lis
 
 def _facts(config: DictConfig, subject: Subject, store: EpisodeStore, episodes: list[int]) -> dict[str, Any]:
     """Returns what the figures depend on, by which an evaluation that was killed knows its own parts again."""
+    plain: Any = OmegaConf.to_object(config)
     return {
         "world": _fingerprint(subject.world) if isinstance(subject, Dream) else str(config.world),
         "episodes": [store.records[i].hash for i in episodes],
-        **{key: OmegaConf.to_object(config).get(key) for key in ("starts", "quick", "steps", "device", "game")},
+        **{key: plain.get(key) for key in ("starts", "quick", "steps", "device", "game")},
     }
 
 
@@ -110,7 +111,8 @@ def _fingerprint(world: WorldModel) -> str:
 
 def _knowledge(config: DictConfig, store: EpisodeStore) -> Knowledge:
     game = store.info.game
-    excursion = EXCURSIONS.get(game) and tuple(np.array(action, np.float64) for action in EXCURSIONS[game])
+    away = EXCURSIONS.get(game)
+    excursion = (np.array(away[0], np.float64), np.array(away[1], np.float64)) if away else None
     scripts = SCRIPTS.get(game, {})
     return Knowledge(
         _game(config, store), PROBES.get(game), COMPARISONS.get(game), excursion, PLACES.get(game), scripts

@@ -58,7 +58,7 @@ def _record(config: DictConfig, env: VectorEnv, policy_name: str) -> None:
     with _window(policy_name, info) as human, EpisodeWriter(Path(config.out), info) as writer:
         before, began = writer.num_frames, time.perf_counter()
         rng = np.random.default_rng([config.seed, len(writer.records)])  # what is added later must not repeat
-        policy = human or find_policy(policy_name)(info.action_space, rng)
+        policy = human or find_policy(policy_name)(env.single_action_space, rng)
         recorder = Recorder(env, policy, writer, policy_name, config.seed, config.max_episode_steps)
         with tqdm(total=config.frames, initial=before, unit="frame", desc="record") as bar:
             recorder.record(config.frames, lambda frames: bar.update(frames - bar.n))
@@ -69,6 +69,7 @@ def _window(policy_name: str, info: DatasetInfo) -> AbstractContextManager[Polic
     """Returns the person's window, which opens before anything is written, or nothing for other policies."""
     if policy_name != "human":
         return nullcontext()
+    assert info.action_space is not None and info.keymap is not None  # a game has both
     return HumanPolicy(info.action_space, info.keymap, info.fps, info.observation_shape)
 
 

@@ -64,9 +64,10 @@ def describe_metrics(metrics: dict[str, Any]) -> str:
 
 
 def _mean(metrics: dict[str, Any], path: tuple[str, ...]) -> float | None:
+    found: Any = metrics
     for key in (*path, "psnr", "mean"):
-        metrics = metrics.get(key, {})
-    return metrics or None
+        found = found.get(key, {})
+    return found or None
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from worldsim.diffusion.grids import alpha_sigma, level_of_ratio
-from worldsim.types import Denoise, Noise, NoiseProcess, Sampler
+from worldsim.types import Denoise, Grid, Noise, NoiseProcess, Sampler
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,17 @@ class Visit:
         return (self.x - self.clean) / self.point.time
 
 
-def solve(sampler: Sampler, denoise: Denoise, process: NoiseProcess, shape: tuple[int, ...], noise: Noise) -> Tensor:
+class Solver(Protocol):
+    """A sampler that is one step, for each interval of a grid."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def grid(self) -> Grid: ...
+    def step(self, flow: Flow, x: Tensor, start: Point, end: Point) -> Tensor: ...
+
+
+def solve(sampler: Solver, denoise: Denoise, process: NoiseProcess, shape: tuple[int, ...], noise: Noise) -> Tensor:
     """Returns a clean sample of `shape` = (b, c, h, w): the sampler's steps, one for each interval of its grid."""
     flow = Flow(denoise, process, noise)
     levels = sampler.grid.levels(sampler.steps, process)
@@ -100,7 +111,7 @@ def count_evaluations(sampler: Sampler, process: NoiseProcess) -> int:
     return len(calls)
 
 
-def check(sampler: Sampler) -> None:
+def check(sampler: Solver) -> None:
     """Raises ValueError where a sampler's `steps` are no count."""
     if not isinstance(sampler.steps, int) or sampler.steps < 1:
         raise ValueError(f"expected steps to be a whole number of at least 1, found {sampler.steps!r}")

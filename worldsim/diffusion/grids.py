@@ -7,6 +7,7 @@ whose formula would start elsewhere. Leaves out choosing levels to train on (`le
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -106,12 +107,14 @@ def require(fits: bool, expected: str, found: object) -> None:
 @torch.compiler.assume_constant_result
 def alpha_sigma(process: NoiseProcess, level: float) -> tuple[float, float]:
     """Returns alpha and sigma at a level, in float64."""
+    assert isinstance(process, Hashable)  # a frozen value
     return _alpha_sigma(process, level)
 
 
 @torch.compiler.assume_constant_result
 def level_of_ratio(process: NoiseProcess, ratio: float) -> float:
     """Returns the level at which sigma / alpha is `ratio`, in float64."""
+    assert isinstance(process, Hashable)
     return _level_of_ratio(process, ratio)
 
 

@@ -7,6 +7,7 @@ Leaves out numbers beside the steps: a sampler with another grid or eta is built
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from worldsim.diffusion.guidance import Guidance
 from worldsim.diffusion.samplers import (
@@ -50,12 +51,14 @@ SAMPLERS: dict[str, Sampler] = {
 
 def choose_sampler(own: Sampler, sampler: str | Sampler | None, steps: int | None) -> Sampler:
     """Returns a world's `own` sampler, or another by name with as many steps, or as it is; `steps` overrides all."""
+    mine: Any = own  # samplers are dataclasses with `steps`, for which the protocol does not ask
+    chosen: Any = own if sampler is None else sampler
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
             raise ValueError(f"expected sampler one of {', '.join(SAMPLERS)}, found {sampler!r}")
-        sampler = replace(SAMPLERS[sampler], steps=own.steps)
-    sampler = own if sampler is None else sampler
-    return sampler if steps is None else replace(sampler, steps=steps)
+        named: Any = SAMPLERS[sampler]
+        chosen = replace(named, steps=mine.steps)
+    return chosen if steps is None else replace(chosen, steps=steps)
 
 
 def choose_guidance(own: Guidance | None, guidance: float | Guidance | None) -> Guidance | None:

@@ -31,7 +31,10 @@ class EulerSampler:
 
     steps: int = 4
     grid: Grid = UNIFORM
-    __post_init__, __call__ = check, solve
+    __call__ = solve
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def step(self, flow: Flow, x: Tensor, start: Point, end: Point) -> Tensor:
         """Returns `x [b c h w]` one interval on."""
@@ -44,7 +47,10 @@ class HeunSampler:
 
     steps: int = 4
     grid: Grid = UNIFORM
-    __post_init__, __call__ = check, solve
+    __call__ = solve
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def step(self, flow: Flow, x: Tensor, start: Point, end: Point) -> Tensor:
         """Returns `x [b c h w]` one interval on."""
@@ -57,7 +63,10 @@ class MidpointSampler:
 
     steps: int = 4
     grid: Grid = UNIFORM
-    __post_init__, __call__ = check, solve
+    __call__ = solve
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def step(self, flow: Flow, x: Tensor, start: Point, end: Point) -> Tensor:
         """Returns `x [b c h w]` one interval on."""
@@ -73,7 +82,10 @@ class RungeKuttaSampler:
 
     steps: int = 4
     grid: Grid = UNIFORM
-    __post_init__, __call__ = check, solve
+    __call__ = solve
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def step(self, flow: Flow, x: Tensor, start: Point, end: Point) -> Tensor:
         """Returns `x [b c h w]` one interval on."""
@@ -114,7 +126,10 @@ class DPMSolverSingleSampler:
 
     steps: int = 4
     grid: Grid = UNIFORM
-    __post_init__, __call__ = check, solve
+    __call__ = solve
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def step(self, flow: Flow, x: Tensor, start: Point, end: Point) -> Tensor:
         """Returns `x [b c h w]` one interval on."""

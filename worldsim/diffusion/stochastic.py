@@ -106,7 +106,10 @@ class EulerMaruyamaSampler:
 
     steps: int = 16
     grid: Grid = UNIFORM
-    __post_init__, __call__ = check, solve
+    __call__ = solve
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def step(self, flow: Flow, x: Tensor, start: Point, end: Point) -> Tensor:
         """Returns `x [b c h w]` one interval on."""

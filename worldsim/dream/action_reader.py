@@ -10,13 +10,12 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from worldsim.actions import ActionCodec, bounds, leaves, pack, rest_action, unpack, walk
+from worldsim.actions import ActionCodec, Leaf, bounds, leaf_shape, leaves, pack, rest_action, unpack, walk
 
 ACTIONS = ("native", "discrete")
 
@@ -29,11 +28,16 @@ class ActionReader:
             raise ValueError(f"expected actions= one of {', '.join(ACTIONS)}, found {actions!r}")
         self._native = codec
         self._codec = ActionCodec(codec.space, codec.table, device)
-        # A world without actions is a table of one: the null.
-        self._is_table = actions == "discrete" or codec.space is None
         self._table = self.null[None] if codec.space is None else self._codec.encode(codec.table).to(device)
-        self.space = spaces.Discrete(len(codec.table)) if self._is_table else deepcopy(codec.space)
-        whole = [np.full(leaf.shape, np.issubdtype(leaf.dtype, np.integer)).ravel() for leaf in leaves(self.space)]
+        # A world without actions is a table of one: the null.
+        discrete = actions == "discrete" or codec.space is None
+        self.space: spaces.Space = (
+            spaces.Discrete(len(codec.table)) if codec.space is None or discrete else deepcopy(codec.space)
+        )
+        self._is_table = discrete
+        whole = [
+            np.full(leaf_shape(leaf), np.issubdtype(leaf.dtype, np.integer)).ravel() for leaf in leaves(self.space)
+        ]
         self._whole = torch.from_numpy(np.concatenate(whole)).to(device)
         self._low, self._high = (torch.from_numpy(side).to(device) for side in bounds(self.space))
         self._rest = torch.from_numpy(rest_action(self.space)).to(device)
@@ -88,9 +92,9 @@ def to_host(action: Any) -> Any:
     return tuple(map(to_host, action)) if isinstance(action, tuple) else action
 
 
-def _flat(leaf: gym.Space, value: Tensor, rows: int) -> Tensor:
+def _flat(leaf: Leaf, value: Tensor, rows: int) -> Tensor:
     """Returns a simple space's tensor as `[rows n]`."""
-    if tuple(value.shape) != (rows, *leaf.shape) or value.is_complex():
+    if tuple(value.shape) != (rows, *leaf_shape(leaf)) or value.is_complex():
         found = f"{value.dtype} of shape {tuple(value.shape)}"
-        raise ValueError(f"expected an action of shape {(rows, *leaf.shape)} for {leaf}, found {found}")
+        raise ValueError(f"expected an action of shape {(rows, *leaf_shape(leaf))} for {leaf}, found {found}")
     return value.detach().reshape(rows, -1)

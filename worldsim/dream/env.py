@@ -130,7 +130,8 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
         self, state: EnvState | bytes, actions: Any, *, seed: Any = None, expected: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns what plans `[b H …]` bring from a state on, undecoded; see `WorldModelVectorEnv.rollout`."""
-        return tuple(part.cpu().numpy() for part in self._dream.rollout(state, actions, seed, expected))
+        rewards, ends = self._dream.rollout(state, actions, seed, expected)
+        return rewards.cpu().numpy(), ends.cpu().numpy()
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Returns the action of every combination of up to three keys, for `gymnasium.utils.play`."""

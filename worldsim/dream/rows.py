@@ -153,12 +153,14 @@ class Dream:
         """Returns rewards and terminations `[b H]` of dreaming on from a state; see `WorldModelVectorEnv.rollout`."""
         vectors = read_plans(actions, self.reader)
         rows = len(vectors)
-        state = read_state(state, self.world, tuple({1, rows}))
-        state = map_rows(lambda x: x.expand(rows, *x.shape[1:]), state)
+        begun: EnvState = map_rows(
+            lambda x: x.expand(rows, *x.shape[1:]), read_state(state, self.world, tuple({1, rows}))
+        )
         if seed is not None:
-            state = with_luck(state, read_seeds(seed, rows))
-        over = state.terminated[:, None]
-        return tuple(part.masked_fill(over, 0) for part in self.world.rollout(state.world, vectors, expected))
+            begun = with_luck(begun, read_seeds(seed, rows))
+        over = begun.terminated[:, None]
+        rewards, ends = self.world.rollout(begun.world, vectors, expected)
+        return rewards.masked_fill(over, 0), ends.masked_fill(over, 0)
 
     def observe(self) -> Tensor:
         """Returns what the rows show, uint8 `[b H W 3]` or float32 `[b c h w]`; not to be written to."""
@@ -181,12 +183,12 @@ class Dream:
 
     def _addresses(self, seeds: list[int | None]) -> Tensor:
         """Returns where each row's noise comes from, `[b 3]`: a seed's first episode, or without one the next."""
+        first = noise.address_of([seed or 0 for seed in seeds], self.world.device)
         if None not in seeds:
-            return noise.address_of(seeds, self.world.device)
+            return first
         following, is_seeded = self._next_addresses(), [seed is not None for seed in seeds]
         if not any(is_seeded):
             return following
-        first = noise.address_of([seed or 0 for seed in seeds], self.world.device)
         return torch.where(torch.tensor(is_seeded, device=first.device)[:, None], first, following)
 
     def _next_addresses(self) -> Tensor:
@@ -213,8 +215,12 @@ class Dream:
         self._uncertainty = torch.zeros_like(self._uncertainty)  # of a frame that no step led to
 
 
-def with_luck(state: EnvState, seeds: list[int]) -> EnvState:
-    """Returns a state whose rows draw what is to come by other seeds."""
-    seeds = torch.tensor(seeds, device=state.terminated.device)
-    address = torch.cat((seeds[:, None], state.world.address[:, 1:]), 1)
+def with_luck(state: EnvState, seeds: list[int | None]) -> EnvState:
+    """Returns a state whose rows draw what is to come by other seeds. Raises ValueError where a row has none."""
+    if None in seeds:
+        raise ValueError(
+            f"expected a seed for every row, found none for row {seeds.index(None)}; give an integer for all"
+        )
+    drawn = torch.tensor(seeds, device=state.terminated.device)
+    address = torch.cat((drawn[:, None], state.world.address[:, 1:]), 1)
     return replace(state, world=replace(state.world, address=address))

@@ -7,7 +7,7 @@ Leaves out weights, arguments and who steps it.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -79,7 +79,7 @@ def _from_bytes(data: bytes, like: EnvState) -> EnvState:
     if _KEY not in facts:
         raise ValueError(f"expected safetensors with {_KEY} in the metadata, found none; save a state with to_bytes()")
     if facts[_KEY] != like.fingerprint:
-        return EnvState(facts[_KEY], None, None)  # which the caller refuses
+        return replace(like, fingerprint=facts[_KEY])  # which the caller refuses
     _check_kinds(tensors, _named(like))
     names = iter(_named(like))
     return map_rows(lambda _: tensors[next(names)], like)
@@ -103,8 +103,8 @@ def _kind(value: Any) -> str:
 def _check_rows(tensors: dict[str, Tensor], rows: tuple[int, ...]) -> None:
     found = sorted({len(value) for value in tensors.values()})
     if len(found) != 1 or found[0] not in rows:
-        expected, found = (" or ".join(map(str, counts)) for counts in (rows, found))
-        raise ValueError(f"expected a state of {expected} rows, found {found}; fork(n) makes more rows of one")
+        expected, others = (" or ".join(map(str, counts)) for counts in (rows, found))
+        raise ValueError(f"expected a state of {expected} rows, found {others}; fork(n) makes more rows of one")
 
 
 def _check_values(state: EnvState, bound: Tensor) -> None:

@@ -36,8 +36,10 @@ class SB3VecEnv(VecEnv):
     def reset(self) -> np.ndarray:
         """Starts every row, with what `seed` and `set_options` said; options are the first row's, for all."""
         seeds = None if self._seeds == [None] * self.num_envs else self._seeds
-        observations, infos = self.envs.reset(seed=seeds, options=self._options[0] or None)
-        self._reset_seeds(), self._reset_options()
+        envs: Any = self.envs  # Gymnasium's stub knows one seed only, and of renders no lists
+        observations, infos = envs.reset(seed=seeds, options=self._options[0] or None)
+        self._reset_seeds()
+        self._reset_options()
         self.reset_infos = rows_of(infos, self.num_envs)
         return observations
 
@@ -57,7 +59,8 @@ class SB3VecEnv(VecEnv):
         self.envs.close()
 
     def get_images(self) -> Sequence[np.ndarray]:
-        return self.envs.render()
+        pictures: Any = self.envs.render()
+        return pictures
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Returns an attribute of the batch, once for each row asked for."""

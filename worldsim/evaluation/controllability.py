@@ -36,8 +36,8 @@ def action_effect(subject: Subject, store: EpisodeStore, episodes: list[int], st
 
 
 def _effect(subject: Subject, store: EpisodeStore, episodes: list[int], starts: int, age: int) -> dict[str, Any] | None:
-    pairs = [_shuffled(subject, store, index, starts, age) for index in episodes]
-    pairs = [pair for pair in pairs if pair is not None]
+    measured = [_shuffled(subject, store, index, starts, age) for index in episodes]
+    pairs = [pair for pair in measured if pair is not None]
     return {
         "delta_psnr": interval([psnr(right[-1]) - psnr(wrong[-1]) for right, wrong in pairs]),
         "shuffled_ratio": interval([wrong[0] / max(right[0], 1e-10) for right, wrong in pairs]),
@@ -64,14 +64,15 @@ def _shuffled(
         subject.reset(starts_of(store, index, first - age, subject.window))
         for step in range(age):
             subject.step(actions[first - age + step], look=False)
-        frames = [subject.step(chosen[:, step]).frames for step in range(chosen.shape[1])]
+        frames = [subject.step(chosen[:, step]).seen for step in range(chosen.shape[1])]
         results.append(np.array([square_error(real[first + i], x).mean() for i, x in enumerate(frames)]))
-    return tuple(results)
+    return results[0], results[1]
 
 
 def candidates(store: EpisodeStore) -> np.ndarray:
     """Returns the packed actions `[n k]` that are compared: rest, and the table's that change one number of it."""
     space, table = store.info.action_space, store.info.discrete_table
+    assert space is not None  # who compares actions has some
     table, rest = default_table(space) if table is None else np.asarray(table), rest_action(space)
     single = np.unique(table[(table != rest).sum(1) <= 1], axis=0)
     return single[np.unique(np.linspace(0, len(single) - 1, CANDIDATES).astype(int))]
@@ -118,10 +119,10 @@ def _at_age(
     for actions in np.stack(led, 1):
         subject.step(actions, look=False)
     held = np.tile(plans, (len(real), 1, 1))
-    dreamed = np.stack([subject.step(held[:, step]).frames for step in range(HOLD)], 1)
+    dreamed = np.stack([subject.step(held[:, step]).seen for step in range(HOLD)], 1)
     by_episode: dict[int, list[tuple[float, float, float]]] = {}
-    for (index, _), futures, dreams in zip(real.items(), real.values(), np.split(dreamed, len(real)), strict=True):
-        by_episode.setdefault(index[0], []).extend(_compare(futures, dreams))
+    for (index, _), futures, dreams in zip(real, real.values(), np.split(dreamed, len(real)), strict=True):
+        by_episode.setdefault(index, []).extend(_compare(futures, dreams))
     rows = [np.mean(values, 0) for values in by_episode.values() if values]
     if not rows:
         return None

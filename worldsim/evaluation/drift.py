@@ -121,6 +121,7 @@ def _dreamed(
     store, episodes = reference.store, reference.episodes
     places = [(episodes[n % len(episodes)], subject.window + n // len(episodes)) for n in range(ROWS)]
     subject.reset([start for i, p in places for start in starts_of(store, i, [p], subject.window)])
+    assert store.info.action_space is not None
     policy, started = StickyPolicy(store.info.action_space, np.random.default_rng(0)), np.ones(ROWS, bool)
     frames, latents, coming = [], [], list(ages)
     for step in range(ages[-1] + SPAN):
@@ -128,7 +129,7 @@ def _dreamed(
         result = subject.step(policy(np.zeros(ROWS), started), look)
         started = np.zeros(ROWS, bool)
         if look:
-            frames.append(result.frames)
+            frames.append(result.seen)
             latents.append(_latent(subject))
         if len(frames) == SPAN:
             chunks = np.stack(frames, 1).reshape(ROWS * CHUNKS, CHUNK, *frames[0].shape[1:])
@@ -144,7 +145,7 @@ def _latent(subject: Subject) -> np.ndarray | None:
 def _moments(latents: list[np.ndarray | None]) -> dict[str, float]:
     if latents[0] is None:
         return {}
-    x = np.stack(latents)
+    x = np.stack([latent for latent in latents if latent is not None])
     mean, std = x.mean(), x.std()
     kurtosis = float(np.mean(((x - mean) / max(std, 1e-9)) ** 4))
     return {f"latent_{name}": round(float(v), 4) for name, v in (("mean", mean), ("std", std), ("kurtosis", kurtosis))}

@@ -29,7 +29,7 @@ class ChunkNet(nn.Module):
 
     def __init__(self, action_width: int):
         super().__init__()
-        widths, strides = (3, 16, 32, WIDTH), ((1, 2, 2), 2, 2)
+        widths, strides = (3, 16, 32, WIDTH), ((1, 2, 2), (2, 2, 2), (2, 2, 2))
         self.trunk = nn.Sequential(
             *(
                 layer
@@ -59,7 +59,7 @@ def chunk_net(store: EpisodeStore, episodes: list[int], steps: int, seed: int = 
             turned = (slice(None), slice(None, None, -1), rng.permutation(CHUNK))[order[row]]
             frames[row] = frames[row][turned]
         features = net(torch.from_numpy(frames))
-        goal = codec.encode(packed).mean(1) if codec.space is not None else codec.null.expand(BATCH, -1)
+        goal = codec.null.expand(BATCH, -1) if packed is None else codec.encode(packed).mean(1)
         said = torch.where(torch.from_numpy(order == 0)[:, None], net.actions(features), goal)
         loss = F.cross_entropy(net.order(features), torch.from_numpy(order)) + F.mse_loss(said, goal)
         optimizer.zero_grad()
@@ -77,8 +77,11 @@ def _draws(
             (i, int(rng.integers(store.records[i].num_observations - CHUNK + 1))) for i in rng.choice(episodes, BATCH)
         ]
         frames = np.stack([store.observations(i, s, s + CHUNK) for i, s in picks])
-        known = store.info.action_space is not None
-        yield frames, np.stack([store.actions(i, s, s + CHUNK - 1) for i, s in picks]) if known else None
+        packed = [store.actions(i, s, s + CHUNK - 1) for i, s in picks]
+        yield (
+            frames,
+            np.stack([actions for actions in packed if actions is not None]) if packed[0] is not None else None,
+        )
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import gymnasium as gym
@@ -57,8 +57,8 @@ def few_steps(
     def measured(name: str) -> dict[str, Any]:
         subject, quick = Dream(with_sampler(world, SAMPLERS[name])), name != "heun32"  # its frames take 63 evaluations
         ahead = fidelity(subject, store, episodes[: 8 if quick else 3], 4)["open_loop"].get("16", {})
-        told = retrieval(subject, store, episodes[:8], game(), 1) if quick and game() is not None else None
-        long = drift(subject, reference(), DRIFTED) if quick and reference() is not None else None
+        told = retrieval(subject, store, episodes[:8], real, 1) if quick and (real := game()) is not None else None
+        long = drift(subject, to, DRIFTED) if quick and (to := reference()) is not None else None
         return {
             "flow_map_error": round(
                 float((_latents(subject.world, store, episodes) - goal()).square().mean().sqrt()), 4
@@ -70,7 +70,7 @@ def few_steps(
             "milliseconds": _milliseconds(subject.world),
         }
 
-    table = {name: dict(keep(f"few steps, {name}", lambda name=name: measured(name))) for name in SAMPLERS}
+    table = {name: dict(keep(f"few steps, {name}", partial(measured, name))) for name in SAMPLERS}
     return table, {name: figures.pop("milliseconds") for name, figures in table.items()}
 
 

@@ -100,7 +100,7 @@ def _names(measured: list[_Episode]) -> list[str]:
     return sorted({name for episode in measured for name in episode.errors})
 
 
-def _positions(measured: list[_Episode]) -> dict[str, dict[str, float]]:
+def _positions(measured: list[_Episode]) -> dict[str, dict[str, float | None]]:
     """Returns, by thing and horizon, the share of frames where it is within a pixel or two, and the median in px."""
     joined: dict[str, list[float]] = {}
     for episode in measured:
@@ -121,7 +121,7 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def decibels(errors: Sequence[Sequence[float] | np.ndarray]) -> dict[str, float]:
+def decibels(errors: Sequence[Sequence[float] | np.ndarray]) -> dict[str, float] | None:
     """Returns PSNR in dB: of each episode's mean squared error, then the mean over episodes with its interval."""
     return interval([psnr(float(np.mean(e))) for e in errors])
 
@@ -179,4 +179,4 @@ def open_loop(
     for step in range(1, min(HORIZONS[-1], len(actions) - int(first.max())) + 1):
         result = subject.step(actions[first + step - 1], look=step in HORIZONS)
         if step in HORIZONS:
-            yield step, result.frames
+            yield step, result.seen

@@ -122,9 +122,8 @@ def _live(player: Subject, starts: list[Start], act: Act, places: Places | None,
     lives, alive = [Life([1.0], [0.0], [0.0], [_changes(x, x)]) for x in before], np.ones(len(starts))
     for step in range(length):
         result = player.step(act(frames, step))
-        assert result.frames is not None  # looked for
-        change = np.abs(result.frames.astype(np.int16) - frames).mean((1, 2, 3))
-        frames = result.frames
+        change = np.abs(result.seen.astype(np.int16) - frames).mean((1, 2, 3))
+        frames = result.seen
         for row in np.flatnonzero(alive > GONE):
             lives[row].weight.append(alive[row])
             lives[row].reward.append(result.reward[row])

@@ -77,17 +77,19 @@ def measure(
         metrics["controllability"] = {
             "shuffled": keep("actions", lambda: action_effect(subject, store, episodes, starts)),
             "retrieval": keep(
-                "retrieval", lambda: game() and retrieval(subject, store, episodes, game(), 1 if quick else 2)
+                "retrieval", lambda: (real := game()) and retrieval(subject, store, episodes, real, 1 if quick else 2)
             ),
         }
         if away := knowledge.excursion:
-            metrics["memory"] = keep("memory", lambda: game() and revisits(subject, store, episodes, game(), *away))
+            metrics["memory"] = keep(
+                "memory", lambda: (real := game()) and revisits(subject, store, episodes, real, *away)
+            )
         length = QUICK_LENGTH if quick else LENGTH
-        metrics["drift"] = keep("drift", lambda: reference() and drift(subject, reference(), length, knowledge.probe))
+        metrics["drift"] = keep("drift", lambda: (to := reference()) and drift(subject, to, length, knowledge.probe))
         if not quick:
             fewer = max(starts // 4, 1)
             metrics["best_of_8"] = keep("best of 8", lambda: floors.tries(subject, store, episodes, fewer))
-            metrics["returns"] = keep("returns", lambda: game() and returns(subject, store, episodes, game()))
+            metrics["returns"] = keep("returns", lambda: (real := game()) and returns(subject, store, episodes, real))
             if world is not None:
                 metrics["few_steps"], times = few_steps(world, store, episodes, game, reference, keep)
     return metrics, times
@@ -123,7 +125,8 @@ def similarity(subject: Any, store: EpisodeStore, episodes: list[int]) -> dict[s
         real = np.array(store.observations(index))
         some = real[np.unique(np.linspace(0, len(real) - 1, CODEC_FRAMES).astype(int))]
         a, b = (torch.from_numpy(x).permute(0, 3, 1, 2).float() for x in (subject.reconstruct(some), some))
-        values["ssim"].append(float(plain(a, b, data_range=255.0)))
+        score: Any = plain(a, b, data_range=255.0)
+        values["ssim"].append(float(score))
         if min(a.shape[2:]) >= 48:
             values["ms_ssim"].append(float(multiscale(a, b, data_range=255.0, betas=betas)))
     return {name: interval(v) for name, v in values.items() if v}

@@ -29,6 +29,7 @@ def revisits(
     it: what is lost to time alone. One state of every episode whose real game lives on in both; what moves has moved
     on there, too.
     """
+    assert store.info.action_space is not None  # excursions are actions
     rest, result = rest_action(store.info.action_space), {}
     middles = [
         (i, int(np.median(positions(store.records[i].num_observations, subject.window, 3, 1)))) for i in episodes
@@ -44,7 +45,7 @@ def revisits(
         chosen = np.tile(plans, (len(goals), 1, 1))
         results = [subject.step(chosen[:, step], look=step == 2 * half - 1) for step in range(2 * half)]
         ends = np.stack([frames[-1] for pair in goals.values() for frames in pair])
-        errors = square_error(results[-1].frames, ends).reshape(len(goals), 2)
+        errors = square_error(results[-1].seen, ends).reshape(len(goals), 2)
         away, stay = (interval([psnr(e) for e in column]) for column in errors.T)
         result[f"{share:g}"] = {"steps": 2 * half, "revisit": away, "stay": stay}
     return result

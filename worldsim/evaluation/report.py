@@ -19,6 +19,9 @@ import numpy as np
 from worldsim.evaluation.plots import plots
 from worldsim.evaluation.verdict import verdicts
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""The head, and the rows."""
+Titled = tuple[str, Table]
 SCALE, GAP = 3, 4  # of films, in pixels
 STYLE = """
 body { font: 15px sans-serif; margin: 2em; max-width: 70em }
@@ -62,18 +65,24 @@ def _film(rows: Sequence[np.ndarray], fps: float) -> str:
     large = np.pad(large, ((0, 0), (0, large.shape[1] % 2), (0, large.shape[2] % 2), (0, 0)), mode="edge")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "film.webm"
-        options = {"codec": "libvpx-vp9", "macro_block_size": 1, "ffmpeg_log_level": "quiet", "quality": None}
+        options: dict[str, Any] = {
+            "codec": "libvpx-vp9",
+            "macro_block_size": 1,
+            "ffmpeg_log_level": "quiet",
+            "quality": None,
+        }
         bitexact = ["-crf", "24", "-b:v", "0", "-row-mt", "1", "-cpu-used", "4"]
         with imageio.get_writer(path, fps=fps, output_params=bitexact, **options) as writer:
             for frame in large:
-                writer.append_data(frame)
+                writer.append_data(frame)  # type: ignore[attr-defined]  # imageio's stub names the reader's class
         data = base64.b64encode(path.read_bytes()).decode()
     return f'<video controls autoplay loop muted src="data:video/webm;base64,{data}"></video>'
 
 
-def tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
+def tables(m: dict[str, Any]) -> list[Titled]:
     """Returns titles and tables of everything that was measured."""
-    found = [*_habits(m.get("habits")), ("Fidelity (PSNR in dB)", _fidelity(m))]
+    rows: list[Sequence[str]]
+    found: list[Titled] = [*_habits(m.get("habits")), ("Fidelity (PSNR in dB)", _fidelity(m))]
     if m.get("best_of_8"):
         found.append(("Luck: PSNR (dB) on a quarter of the starts", _tries(m["best_of_8"])))
     if m.get("positions"):
@@ -95,8 +104,8 @@ def tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Seque
         found.append(("Actions: dreamed futures found among the real ones", (head, rows)))
     if shuffled := (m.get("controllability") or {}).get("shuffled"):
         rows = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
-        head = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
-        found.append(("Actions: others' against the recorded ones", (head, rows)))
+        columns = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
+        found.append(("Actions: others' against the recorded ones", (columns, rows)))
     if m.get("memory"):
         rows = [(f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"])) for k, v in m["memory"].items()]
         found.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))
@@ -119,7 +128,7 @@ def tables(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Seque
     return found
 
 
-def few_steps_table(table: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+def few_steps_table(table: dict[str, Any]) -> Table:
     """Returns head and rows of what fewer evaluations cost."""
     head = ("K", "flow-map error", "PSNR at 16 (dB)", "detail at 16", "told by action", "distance after 192 frames")
     rows = [
@@ -134,7 +143,7 @@ def few_steps_table(table: dict[str, Any]) -> tuple[Sequence[str], list[Sequence
     return head, rows
 
 
-def _habits(m: dict[str, Any] | None) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
+def _habits(m: dict[str, Any] | None) -> list[Titled]:
     """Returns the tables of lives and returns by habit, and of things by age: dreamed / real."""
     if not m:
         return []
@@ -143,7 +152,7 @@ def _habits(m: dict[str, Any] | None) -> list[tuple[str, tuple[Sequence[str], li
         (name, *(figure(h[key][side]) for key in ("lived", "return") for side in ("dream", "real")))
         for name, h in m["habits"].items()
     ]
-    found = [(f"Lives and returns by habit (at most {m['steps']} steps)", (head, rows))]
+    found: list[Titled] = [(f"Lives and returns by habit (at most {m['steps']} steps)", (head, rows))]
     ages = list(dict.fromkeys(age for h in m["habits"].values() for age in h["change"]["real"]))
     if ages:
         pair = lambda values, age: " / ".join(  # noqa: E731
@@ -162,7 +171,7 @@ def _habits(m: dict[str, Any] | None) -> list[tuple[str, tuple[Sequence[str], li
     return found
 
 
-def _fidelity(m: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+def _fidelity(m: dict[str, Any]) -> Table:
     names = [name for name in ("open_loop", "copy_last", "regression") if m.get(name)]
     rows = [
         (h, *(figure(m[n][h]["psnr"]) if h in m[n] else "-" for n in names), figure(m["open_loop"][h].get("detail")))
@@ -174,12 +183,12 @@ def _fidelity(m: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
     return ("steps ahead", *(n.replace("_", " ") for n in names), "detail, dreamed / real"), rows
 
 
-def _tries(best: dict[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
+def _tries(best: dict[str, Any]) -> Table:
     rows = [(h, figure(v["one"]), figure(v["psnr"])) for h, v in best.items()]
     return ("steps ahead", "one dream", "the best of 8 from the same start"), rows
 
 
-def _events(m: dict[str, Any]) -> list[tuple[str, tuple[Sequence[str], list[Sequence[str]]]]]:
+def _events(m: dict[str, Any]) -> list[Titled]:
     rows = []
     if ends := m.get("termination"):
         found = f"base rate {ends['base_rate']:.3f}; {ends['ends']} of {ends['starts']} starts"
@@ -207,7 +216,7 @@ def figure(value: dict[str, float] | None) -> str:
     return "-" if value is None else f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
-def _table(head: Sequence[str], rows: list[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = "".join(f"<th>{name}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"

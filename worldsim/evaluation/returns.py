@@ -8,6 +8,7 @@ real game, each by itself, and simple habits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -46,10 +47,13 @@ def _cells(frames: np.ndarray) -> np.ndarray:
 
 def habits(table: np.ndarray, rng: np.random.Generator, count: int) -> list[Act]:
     """Returns policies that do not look: one action for ever, or a random one held for a while."""
-    fixed = [lambda frames, before, step, a=a: np.repeat(a[None], len(frames), 0) for a in table[: count // 2]]
-    plans = [table[np.repeat(rng.integers(len(table), size=STEPS), hold)[:STEPS]] for hold in range(1, 9)]
-    held = [lambda frames, before, step, p=p: np.repeat(p[step][None], len(frames), 0) for p in plans]
-    return fixed + held[: count - len(fixed)]
+    fixed = [np.repeat(action[None], STEPS, 0) for action in table[: count // 2]]
+    held = [table[np.repeat(rng.integers(len(table), size=STEPS), hold)[:STEPS]] for hold in range(1, 9)]
+    return [partial(_planned, plan) for plan in fixed + held[: count - len(fixed)]]
+
+
+def _planned(plan: np.ndarray, frames: np.ndarray, before: np.ndarray, step: int) -> np.ndarray:
+    return np.repeat(plan[step][None], len(frames), 0)
 
 
 def returns(
@@ -70,7 +74,7 @@ def returns(
         for i in range(per_policy)
     ]
     real = begin(1)
-    policies = [_checkpoint(env, real[:3], table, np.random.default_rng(seed)) for seed in range(NETWORKS)]
+    policies: list[Act] = [_checkpoint(env, real[:3], table, np.random.default_rng(seed)) for seed in range(NETWORKS)]
     policies += habits(table, rng, NETWORKS)
     pairs = [(_dreamed(subject, begin(subject.window), act), _real(env, real, act)) for act in policies]
     figures = {
@@ -102,7 +106,7 @@ def _dreamed(subject: Subject, starts: list[Start], act: Act) -> float:
     alive, total = np.ones(len(starts)), np.zeros(len(starts))
     for step in range(STEPS):
         result = subject.step(act(frames, before, step))
-        before, frames = frames, result.frames
+        before, frames = frames, result.seen
         total += alive * result.reward
         alive = alive * (1 - result.end)
     return float(total.mean())

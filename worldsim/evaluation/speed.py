@@ -61,7 +61,8 @@ def _time_row(world: WorldModel, batch: int, decode: bool) -> dict[str, Any]:
     state, action = _begin(world, batch)
     for _ in range(3):
         state, _ = _step(world, state, action, decode)
-    times, end = [], time.perf_counter() + SECONDS
+    times: list[float] = []
+    end = time.perf_counter() + SECONDS
     while time.perf_counter() < end or len(times) < 10:
         state, taken = _step(world, state, action, decode)
         times.append(taken)

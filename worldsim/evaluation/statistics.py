@@ -31,12 +31,12 @@ def bootstrap(
 
 def interval(values: Sequence[float]) -> dict[str, float] | None:
     """Returns the mean of one value for each episode, with its 95 % interval; None without values."""
-    values = np.asarray(values, float)
-    if not len(values):
+    x = np.asarray(values, float)
+    if not len(x):
         return None
-    draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(values[draws].mean(1), [0.025, 0.975])
-    return {"mean": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    draws = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
+    low, high = np.quantile(x[draws].mean(1), [0.025, 0.975])
+    return {"mean": round(float(x.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
 def psnr(error: float) -> float:

@@ -6,7 +6,7 @@ one needs the two methods of `Subject`. Leaves out measuring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,12 @@ class Step:
     frames: np.ndarray | None  # uint8 [b H W 3]; None where nobody looked
     reward: np.ndarray  # float64 [b], the expected one
     end: np.ndarray  # float64 [b], the probability that the episode terminates here
+
+    @property
+    def seen(self) -> np.ndarray:
+        """The frames, for those who looked."""
+        assert self.frames is not None
+        return self.frames
 
 
 class Subject(Protocol):
@@ -91,7 +97,8 @@ class RealGame:
 
     def __init__(self, make: Callable[[], gym.Env]):
         """`make` returns a game that the same seed and actions lead to the same frames."""
-        self._make, self._envs, self._rows = make, [], 0
+        self._make, self._rows = make, 0
+        self._envs: list[gym.Env] = []
 
     def reset(self, starts: Sequence[Start], seed: int = 0) -> None:
         self._envs += [self._make() for _ in range(len(starts) - len(self._envs))]
@@ -149,7 +156,7 @@ def actions_of(store: EpisodeStore, index: int) -> np.ndarray:
     return np.concatenate((np.full((1, led.shape[1]), np.nan), led))
 
 
-def starts_of(store: EpisodeStore, index: int, positions: Sequence[int], window: int) -> list[Start]:
+def starts_of(store: EpisodeStore, index: int, positions: Iterable[int], window: int) -> list[Start]:
     """Returns starts in an episode whose first dreamed frames are those at `positions`, all of at least `window`."""
     frames, led, seed = np.array(store.observations(index)), actions_of(store, index), store.records[index].seed
     return [
@@ -179,10 +186,11 @@ def branches(env: gym.Env, start: Start, plans: np.ndarray) -> Iterator[np.ndarr
     A plan that ends the episode yields fewer frames.
     """
     lead(env, start)
-    state = env.get_state() if hasattr(env, "get_state") else None
+    game: Any = env  # may have get_state and set_state
+    state = game.get_state() if hasattr(env, "get_state") else None
     for number, plan in enumerate(plans):
         if number:
-            lead(env, start) if state is None else env.set_state(state)
+            lead(env, start) if state is None else game.set_state(state)
         frames = []
         for action in plan:
             frame, _, over, *_ = env.step(unpack(env.action_space, action))

@@ -34,6 +34,6 @@ def _pairs(world: WorldModel, store: EpisodeStore, index: int, starts: int) -> n
     first = np.unique(np.linspace(dream.window, last, starts).astype(int))
     dream.reset(starts_of(store, index, first, dream.window))
     before, actions = dream.state, actions_of(store, index)[first]
-    dreamed = dream.step(actions).frames
+    dreamed = dream.step(actions).seen
     unsure = world.uncertainty(before, encode(world, actions), dream.state).cpu().numpy()
     return np.stack((unsure, square_error(dreamed, np.array(store.observations(index))[first])), 1)

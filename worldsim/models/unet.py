@@ -147,7 +147,7 @@ def _blocks(config: UNetConfig, width: int) -> nn.ModuleList:
     return nn.ModuleList(ResidualBlock(width, config.condition_width) for _ in range(config.blocks))
 
 
-def _through(blocks: nn.ModuleList, h: Tensor, condition: Tensor) -> Tensor:
-    for block in blocks:
+def _through(blocks: nn.Module, h: Tensor, condition: Tensor) -> Tensor:
+    for block in blocks.children():
         h = block(h, condition)
     return h

@@ -146,7 +146,7 @@ def set_statistics(autoencoder: ConvAutoencoder, run: Run, device: torch.device)
 
 
 @torch.no_grad()
-def _encoded(autoencoder: ConvAutoencoder, frames: torch.Tensor) -> torch.Tensor:
+def _encoded(autoencoder: Codec, frames: torch.Tensor) -> torch.Tensor:
     """Returns the latents of uint8 frames `[n H W 3]`, on the codec's device."""
     return torch.cat([autoencoder.encode(part.to(autoencoder.bound.device)) for part in frames.split(256)])
 

@@ -55,7 +55,7 @@ class Controls:
 
     def take(self) -> np.ndarray:
         """Returns the packed action `[k]` of what was held, tapped and moved since the last call."""
-        packed = self._keymap.packed(self._held | self._tapped, tuple(self._mouse.tolist()))
+        packed = self._keymap.packed(self._held | self._tapped, (float(self._mouse[0]), float(self._mouse[1])))
         self._forget_moment()
         return packed
 

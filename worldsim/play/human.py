@@ -48,10 +48,9 @@ class HumanPolicy:
         self._scale = max(1, WINDOW // max(frame_shape[:2]))
         self._size = (frame_shape[1] * self._scale, frame_shape[0] * self._scale)
         self._held: set[str] = set()
-        self._pygame: ModuleType | None = None
 
     def __enter__(self) -> Self:
-        self._pygame = import_pygame()
+        self._pygame: ModuleType = import_pygame()
         self._screen = open_window(self._pygame, self._size)
         self._pygame.display.set_caption("worldsim record: Esc ends")
         self._pygame.mouse.set_visible(not self._keymap.uses_mouse)

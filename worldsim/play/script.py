@@ -16,7 +16,7 @@ import numpy as np
 
 from worldsim.actions import Keymap
 
-_REST = {"keys": [], "mouse": [0, 0], "frames": 1}
+_REST: dict[str, Any] = {"keys": [], "mouse": [0, 0], "frames": 1}
 
 
 class ScriptPolicy:

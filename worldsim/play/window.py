@@ -48,19 +48,19 @@ class PlayWindow:
     ):
         self.session = Session(env, seed)
         self.paused = self.closed = False
-        self.hud, self.scale = True, scale
+        self.hud, self._asked, self.scale = True, scale, 1
         self._policy, self._fps = policy, env.metadata["render_fps"]
         self._ticks_of_end = 0
-        self._pygame: ModuleType | None = None
 
     def __enter__(self) -> PlayWindow:
-        pygame = self._pygame = import_pygame()
+        self._pygame: ModuleType = import_pygame()
+        pygame = self._pygame
         pygame.display.init()
         pygame.font.init()
         self._controls = Controls(pygame, self.session.env.keymap)
         self._clock, self._font = pygame.time.Clock(), pygame.font.Font(None, LINE)
         self._largest = self._largest_scale()
-        self.scale = max(1, min(self._largest, self.scale or SIZE // max(self.session.frame.shape[:2])))
+        self.scale = max(1, min(self._largest, self._asked or SIZE // max(self.session.frame.shape[:2])))
         self._resize()
         self._grab_mouse()
         return self
