@@ -36,7 +36,7 @@ def normalise(x: Tensor) -> Tensor:
 def time_angles(position: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
     """Rotary angles of integer positions, [... t] -> [... t 1 1 e/2]."""
     ramp = torch.arange(head_dim // 2, device=position.device, dtype=dtype) / (head_dim // 2)
-    return position[..., None, None, None].to(dtype) * TIME_BASE**-ramp
+    return position[..., None, None, None].to(dtype) * (-math.log(TIME_BASE) * ramp).exp()  # a power would wait for CUDA
 
 
 def space_angles(height: int, width: int, others: int, head_dim: int, like: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def space_angles(height: int, width: int, others: int, head_dim: int, like: Tens
     """
     like = like.new_empty(0, dtype=precise(like.dtype))
     ramp = torch.linspace(0, 1, head_dim // 4, device=like.device, dtype=like.dtype)
-    frequency = 0.8 * math.pi * (0.8 * max(height, width)) ** -ramp
+    frequency = 0.8 * math.pi * (-math.log(0.8 * max(height, width)) * ramp).exp()
     row, column = (torch.arange(n).to(like)[:, None] * frequency for n in (height, width))
     grid = torch.cat([repeat(row, "y f -> (y x) f", x=width), repeat(column, "x f -> (y x) f", y=height)], dim=-1)
     return F.pad(grid, (0, 0, 0, others))[:, None]
