@@ -36,7 +36,9 @@ def normalise(x: Tensor) -> Tensor:
 def time_angles(position: Tensor, head_dim: int, dtype: torch.dtype) -> Tensor:
     """Rotary angles of integer positions, [... t] -> [... t 1 1 e/2]."""
     ramp = torch.arange(head_dim // 2, device=position.device, dtype=dtype) / (head_dim // 2)
-    return position[..., None, None, None].to(dtype) * (-math.log(TIME_BASE) * ramp).exp()  # a power would wait for CUDA
+    return (
+        position[..., None, None, None].to(dtype) * (-math.log(TIME_BASE) * ramp).exp()
+    )  # a power would wait for CUDA
 
 
 def space_angles(height: int, width: int, others: int, head_dim: int, like: Tensor) -> Tensor:
