@@ -35,7 +35,7 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arena") / "data"
     env = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
     with EpisodeWriter(folder, dataset_info(env)) as writer:
-        policy = StickyPolicy(arena.Arena().action_space, np.random.default_rng(0))
+        policy = StickyPolicy(arena.Arena().action_space, np.random.default_rng(0), longest=8)
         Recorder(env, policy, writer, "sticky", 0, 140).record(1500)
     return EpisodeStore(folder)
 

@@ -291,7 +291,7 @@ def test_a_bad_script_is_one_sentence(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"agent": "clever"}, "expected one of random, sticky, held, wander, mix, or module:function"),
+        ({"agent": "clever"}, "expected one of random, sticky, held, wander, mix, human, or module:function"),
         ({"agent": "random", "script": "x.json"}, "found both"),
         ({"script": "no-such.json"}, "JSON file"),
         ({"frames": 0}, "at least 1"),

@@ -9,7 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from worldsim import bundle
-from worldsim.data.policies import POLICIES, Policy, find_policy
+from worldsim.data.policies import Policy, find_policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.options import read_seed
 from worldsim.play.headless import play_headless
@@ -48,12 +48,9 @@ def _make_policy(config: DictConfig, env: WorldModelEnv) -> Policy | None:
     """Returns who acts, or None for the player (and, without a window, for the sticky policy)."""
     if config.script is not None:
         return ScriptPolicy(read_script(config.script, env.keymap), env.keymap)
-    if config.agent is None:
+    if config.agent in (None, "human"):
         return None
-    agent = str(config.agent)
-    if agent not in POLICIES and ":" not in agent:
-        raise ValueError(f"unknown agent {agent!r}; expected one of {', '.join(POLICIES)}, or module:function")
-    return find_policy(agent)(env.action_space, _rng(config))
+    return find_policy(str(config.agent))(env.action_space, _rng(config))
 
 
 def _rng(config: DictConfig) -> np.random.Generator:

@@ -54,8 +54,8 @@ class StickyPolicy:
     (Log-uniform: as often from 1 to 2 steps as from 64 to 128.) It gets about, which a new one every step does not.
     """
 
-    def __init__(self, space: gym.Space, rng: np.random.Generator):
-        self._random, self._rng, self._width = RandomPolicy(space, rng), rng, packed_width(space)
+    def __init__(self, space: gym.Space, rng: np.random.Generator, longest: int = LONGEST_HOLD):
+        self._random, self._rng, self._width, self._longest = RandomPolicy(space, rng), rng, packed_width(space), longest
         self._held = np.zeros((0, self._width))
         self._left = np.zeros(0, int)
 
@@ -64,7 +64,7 @@ class StickyPolicy:
             self._held, self._left = np.zeros((len(started), self._width)), np.zeros(len(started), int)
         for row in np.flatnonzero((self._left == 0) | started):
             self._held[row] = self._random.draw()
-            self._left[row] = LONGEST_HOLD ** self._rng.random() + 0.5
+            self._left[row] = self._longest ** self._rng.random() + 0.5
         self._left -= 1
         return self._held.copy()
 

@@ -183,12 +183,11 @@ class Dream:
 
     def _addresses(self, seeds: list[int | None]) -> Tensor:
         """Returns where each row's noise comes from, `[b 3]`: a seed's first episode, or without one the next."""
-        first = noise.address_of([seed or 0 for seed in seeds], self.world.device)
-        if None not in seeds:
-            return first
-        following, is_seeded = self._next_addresses(), [seed is not None for seed in seeds]
+        is_seeded = [seed is not None for seed in seeds]
         if not any(is_seeded):
-            return following
+            return self._next_addresses()
+        first = noise.address_of([seed or 0 for seed in seeds], self.world.device)
+        following = first if all(is_seeded) else self._next_addresses()
         return torch.where(torch.tensor(is_seeded, device=first.device)[:, None], first, following)
 
     def _next_addresses(self) -> Tensor:

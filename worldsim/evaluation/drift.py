@@ -122,7 +122,8 @@ def _dreamed(
     places = [(episodes[n % len(episodes)], subject.window + n // len(episodes)) for n in range(ROWS)]
     subject.reset([start for i, p in places for start in starts_of(store, i, [p], subject.window)])
     assert store.info.action_space is not None
-    policy, started = StickyPolicy(store.info.action_space, np.random.default_rng(0)), np.ones(ROWS, bool)
+    policy = StickyPolicy(store.info.action_space, np.random.default_rng(0), longest=8)
+    started = np.ones(ROWS, bool)
     frames, latents, coming = [], [], list(ages)
     for step in range(ages[-1] + SPAN):
         look = step >= coming[0]
