@@ -55,7 +55,8 @@ class StickyPolicy:
     """
 
     def __init__(self, space: gym.Space, rng: np.random.Generator, longest: int = LONGEST_HOLD):
-        self._random, self._rng, self._width, self._longest = RandomPolicy(space, rng), rng, packed_width(space), longest
+        self._random, self._rng, self._width = RandomPolicy(space, rng), rng, packed_width(space)
+        self._longest = longest
         self._held = np.zeros((0, self._width))
         self._left = np.zeros(0, int)
 
