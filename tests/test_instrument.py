@@ -1,16 +1,19 @@
 """The instrument itself: the real game as its own world model scores perfectly, and every planted fault is caught."""
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from worldsim.actions import rest_action
-from worldsim.data.episodes import EpisodeStore, EpisodeWriter
+from worldsim.data.episodes import Episode, EpisodeStore, EpisodeWriter
 from worldsim.data.policies import StickyPolicy
 from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.envs import arena
 from worldsim.evaluation import events
+from worldsim.evaluation.control import control
 from worldsim.evaluation.controllability import action_effect, retrieval
 from worldsim.evaluation.drift import Reference, drift
 from worldsim.evaluation.fidelity import fidelity
@@ -32,11 +35,14 @@ def make():
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Twelve episodes of the arena of at most 140 steps."""
-    folder = tmp_path_factory.mktemp("arena") / "data"
+    return recorded(tmp_path_factory.mktemp("arena") / "data", 1500)
+
+
+def recorded(folder, steps):
     env = SyncVectorEnv([make], autoreset_mode=AutoresetMode.DISABLED)
     with EpisodeWriter(folder, dataset_info(env)) as writer:
         policy = StickyPolicy(arena.Arena().action_space, np.random.default_rng(0), longest=8)
-        Recorder(env, policy, writer, "sticky", 0, 140).record(1500)
+        Recorder(env, policy, writer, "sticky", 0, 140).record(steps)
     return EpisodeStore(folder)
 
 
@@ -180,6 +186,54 @@ def test_every_future_of_the_real_game_is_told_by_its_action_at_any_age_and_a_de
     assert all(effect[age]["delta_psnr"]["mean"] == 0 and effect[age]["shuffled_ratio"]["mean"] == 1 for age in ages)
 
 
+class Wilful(Fault):
+    """Obeys every other time, and else does as it likes."""
+
+    def reset(self, starts, seed=0):
+        super().reset(starts, seed)
+        self.rng = np.random.default_rng(0)
+
+    def acts(self, actions):
+        return np.where(self.rng.random((len(actions), 1)) < 0.5, self.rng.permutation(actions), actions)
+
+
+def test_a_judge_names_the_actions_of_the_real_game_at_any_age_and_catches_a_world_that_obeys_half_the_time(
+    perfect, tmp_path
+):
+    store = recorded(tmp_path / "data", 6000)
+    real, wilful = (control(subject, store, list(range(8)), 12, 200) for subject in (perfect, Wilful()))
+    assert list(real) == ["0", "16", "64", "256"]
+    assert real["0"]["share"] == {"mean": 1.0, "low": 1.0, "high": 1.0} and real["0"]["real"] > 0.65
+    assert all(figures["share"]["mean"] > 0.85 and figures["chance"] == 0.5 for figures in real.values())
+    assert all(wilful[age]["share"]["high"] < 0.85 for age in ("16", "64", "256"))
+    verdict = lambda m: said({}, "still obey", {"controllability": {"judged": m}})  # noqa: E731
+    assert verdict(real).word != "poor" and verdict(wilful).word == "poor"
+
+
+def test_a_recording_without_actions_has_no_control_and_drifts_all_the_same(store, tmp_path):
+    info = replace(store.info, action_space=None, keymap=None, discrete_table=None, has_rewards=False)
+    frames = [np.array(store.observations(i)) for i in range(4)]
+    with EpisodeWriter(tmp_path / "data", info) as writer:
+        for part in frames:
+            writer.append(Episode(part, None, None, False, True, None, "film"))
+    silent = EpisodeStore(tmp_path / "data")
+    assert control(Film(), silent, [0, 1, 2, 3]) is None
+    assert drift(Film(), Reference(silent, [0, 1, 2, 3], 5), 130)["ages"]["0"]["stall"] == 1
+
+
+class Film:
+    """A world without actions that shows its first frame for ever."""
+
+    window = 1
+
+    def reset(self, starts, seed=0):
+        self.frames = np.stack([start.frames[-1] for start in starts])
+
+    def step(self, actions, look=True):
+        assert actions.shape == (len(self.frames), 0)
+        return Step(self.frames, *np.zeros((2, len(self.frames))))
+
+
 def test_actions_that_show_a_frame_late_are_caught(store, episodes):
     assert retrieval(Late(), store, episodes, make())["0"]["frames_to_effect"]["low"] > 0.5
     assert fidelity(Late(), store, episodes, starts=8)["one_step"]["psnr"]["mean"] < 60
@@ -316,8 +370,8 @@ def of_habits(subject, store, episodes):
     return habits(subject, store, episodes, make, arena.things, {"collect": arena.collect}, rows=3, length=70)
 
 
-def said(m, question):
-    return next(v for v in verdicts({"habits": m, **ONE_STEP}) if question in v.question)
+def said(m, question, others=None):
+    return next(v for v in verdicts({"habits": m, **ONE_STEP, **(others or {})}) if question in v.question)
 
 
 ONE_STEP = {  # what verdicts need beside

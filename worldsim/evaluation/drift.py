@@ -121,13 +121,14 @@ def _dreamed(
     store, episodes = reference.store, reference.episodes
     places = [(episodes[n % len(episodes)], subject.window + n // len(episodes)) for n in range(ROWS)]
     subject.reset([start for i, p in places for start in starts_of(store, i, [p], subject.window)])
-    assert store.info.action_space is not None
-    policy = StickyPolicy(store.info.action_space, np.random.default_rng(0), longest=8)
+    space = store.info.action_space
+    sticky = StickyPolicy(space, np.random.default_rng(0), longest=8) if space is not None else None
     started = np.ones(ROWS, bool)
     frames, latents, coming = [], [], list(ages)
     for step in range(ages[-1] + SPAN):
         look = step >= coming[0]
-        result = subject.step(policy(np.zeros(ROWS), started), look)
+        actions = np.zeros((ROWS, 0)) if sticky is None else sticky(np.zeros(ROWS), started)
+        result = subject.step(actions, look)
         started = np.zeros(ROWS, bool)
         if look:
             frames.append(result.seen)

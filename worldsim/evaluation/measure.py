@@ -18,6 +18,7 @@ import torch
 
 from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation import events, floors
+from worldsim.evaluation.control import control
 from worldsim.evaluation.controllability import action_effect, retrieval
 from worldsim.evaluation.drift import CHUNK, Reference, drift
 from worldsim.evaluation.few_steps import few_steps
@@ -74,7 +75,9 @@ def measure(
         metrics["regression"] = world and keep("regression", lambda: floors.regression(world, store, episodes, starts))
         metrics |= keep("ends and rewards", lambda: _events(subject, store, episodes, 2 * starts))
         metrics["uncertainty"] = world and keep("uncertainty", lambda: uncertainty(world, store, episodes, starts))
+        judging = (16, 200) if quick else (32, 600)
         metrics["controllability"] = {
+            "judged": keep("control", lambda: control(subject, store, episodes, *judging)),
             "shuffled": keep("actions", lambda: action_effect(subject, store, episodes, starts)),
             "retrieval": keep(
                 "retrieval", lambda: (real := game()) and retrieval(subject, store, episodes, real, 1 if quick else 2)

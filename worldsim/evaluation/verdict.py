@@ -29,6 +29,7 @@ def verdicts(m: dict[str, Any]) -> list[Verdict]:
         _open_loop(m),
         _detail(m),
         _actions(m),
+        _control(m),
         _memory(m),
         _drift(m),
         _ends(m),
@@ -106,6 +107,19 @@ def _actions(m: dict[str, Any]) -> Verdict | None:
     effect = effect["delta_psnr"]
     text = f"{effect['mean']:+.1f} dB by the right actions"
     return Verdict("Do actions matter?", text, _word(effect["mean"], 1, 0.2), "good from +1 dB, fair from +0.2")
+
+
+def _control(m: dict[str, Any]) -> Verdict | None:
+    judged = (m.get("controllability") or {}).get("judged")
+    if not judged:
+        return None
+    told = {age: figures for age, figures in judged.items() if figures["share"] is not None}
+    if not told:
+        return None
+    age, worst = min(told.items(), key=lambda item: item[1]["share"]["mean"])
+    text = f"at age {age} {worst['dream']:.0%} of actions named from its frames, {worst['real']:.0%} from real ones"
+    rule = "good from 95 % of the way from chance to the real, fair from 80"
+    return Verdict("Does it still obey when it is old?", text, _word(worst["share"]["mean"], 0.95, 0.8), rule)
 
 
 def _memory(m: dict[str, Any]) -> Verdict | None:

@@ -138,8 +138,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps `x [b width h w]` to the same shape."""
         h = x.shape[-2]
-        parts = rearrange(self.project(self.norm(x)), "b (n g e) h w -> n b g (h w) e", n=3, g=self.heads)
-        mixed = F.scaled_dot_product_attention(*parts)
+        q, k, v = rearrange(self.project(self.norm(x)), "b (n g e) h w -> n b g (h w) e", n=3, g=self.heads)
+        # So few positions are five times faster so than by the library's kernel (bf16 on a CPU, with gradient).
+        mixed = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
         return x + self.out(rearrange(mixed, "b g (h w) e -> b (g e) h w", h=h))
 
 

@@ -59,6 +59,7 @@ def denoising_loss(
     n = config.num_targets
     draw = Draws(clip.latents, generator)
     seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
+    seen = map_rows(lambda x: x[:, config.resampled_frames :], seen)  # what came before is for these alone
     history = noisy_history(faulty_history(seen, config, draw), config, draw)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = dropped_actions(clip, null, config, draw)
@@ -119,7 +120,8 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
     rows = math.ceil(len(clip.latents) * config.resampled_share)
     own, last = map_rows(lambda x: x[:rows], clip), clip.latents.shape[1] - 1
     for position in range(last - config.resampled_frames, last):
-        history = noisy_history(map_rows(lambda x: x[:, : position + 1], own), config, draw)  # noqa: B023
+        before = map_rows(lambda x: x[:, position + config.resampled_frames - last : position + 1], own)  # noqa: B023
+        history = noisy_history(before, config, draw)
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         level = torch.ones_like(frame.reward)
         forecast = teacher.forecaster.foresee(history, frame.action)
@@ -146,18 +148,20 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     rows = math.ceil(b * config.faulty_share)
     if not rows:
         return clip
-    true = faulty = clip.latents[b - rows :, :-1]
+    true = clip.latents[b - rows :, :-1]
     usual = clip.latents[:, 0].median(0).values.expand_as(true)
     other = clip.latents.roll(1, 0)[b - rows :, :-1]
     kind, count = draw.uniform(rows, 1, 1, 1, 1), draw.uniform(rows, 1, 1) * FAULTS
     wrong = torch.where(kind < 0.5, usual, torch.where(kind < 0.75, other, _rolled(true, draw)))
     y, x = (torch.arange(n, device=true.device) / n for n in (height, width))
+    swapped = torch.zeros(rows, height, width, dtype=torch.bool, device=true.device)
     for i in range(FAULTS):
         side, top, left = draw.uniform(3, rows, 1)
         side = FAULT_SIDES[0] + side * (FAULT_SIDES[1] - FAULT_SIDES[0])
         top, left = top * (1 - side), left * (1 - side)
         inside = ((y >= top) & (y < top + side))[:, :, None] & ((x >= left) & (x < left + side))[:, None]
-        faulty = torch.where((inside & (count >= i))[:, None, None], wrong, faulty)  # the first square always
+        swapped |= inside & (count >= i)  # the first square always
+    faulty = torch.where(swapped[:, None, None], wrong, true)
     last = clip.latents[b - rows :, -1:]
     return replace(clip, latents=torch.cat((clip.latents[: b - rows], torch.cat((faulty, last), 1))))
 

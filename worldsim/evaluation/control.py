@@ -1,0 +1,179 @@
+"""Whether dreamed frames still tell which action led to them: a judge that learned it from real frames names it.
+
+Here beside `controllability`, whose futures must look like the game's own: a dream that has gone its own way may obey
+as well as ever. Leaves out what the actions bring (`habits`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.data.episodes import EpisodeStore
+from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.subject import Subject, actions_of, starts_of
+
+AGES = (0, 16, 64, 256)  # steps of a dream before its actions are judged
+SPAN = 16  # steps that are judged at each age
+BEFORE, AFTER = 2, 1  # frames that the judge sees before and after the one that an action led to
+SIDE = 64  # pixels that it sees at most
+CLASSES = 32  # values of a number at most; of one with more, only its sign is judged
+CENTRE = 0.05  # of the largest value: what is nearer to 0 is no sign
+BATCH = 64
+
+
+class Judge(nn.Module):
+    """Four frames `[b 4 H W 3]` uint8 to logits for each number of a packed action: inverse dynamics."""
+
+    def __init__(self, classes: Sequence[int], width: int = 32):
+        super().__init__()
+        self.classes, sizes = tuple(classes), (3 * (BEFORE + 1 + AFTER), width, width, 2 * width)
+        self.trunk = nn.Sequential(
+            *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()))
+        )
+        self.head = nn.Linear(2 * sizes[-1], sum(classes))
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        x = frames.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+        x = torch.cat((x[:, :1], x.diff(dim=1)), 1).flatten(1, 2)  # a picture, and how each changes
+        if max(x.shape[-2:]) > SIDE:
+            x = F.interpolate(x, (SIDE, SIDE), mode="area")
+        x = self.trunk(x)
+        return self.head(torch.cat((x.mean((2, 3)), x.amax((2, 3))), 1)).split(self.classes, 1)
+
+
+class Labels:
+    """The numbers of packed actions as classes: their values where there are few, else their signs."""
+
+    def __init__(self, actions: np.ndarray):
+        """Takes actions `[n k]` as what there is."""
+        self._values: list[tuple[int, np.ndarray | float]] = []
+        for column, x in enumerate(actions.T):
+            values = np.unique(x)
+            if len(values) > 1:  # what never changes tells nothing
+                signs = len(values) > CLASSES
+                self._values.append((column, CENTRE * float(np.abs(x).max()) if signs else values))
+        self.counts = [3 if isinstance(kept, float) else len(kept) for _, kept in self._values]
+
+    def __call__(self, actions: np.ndarray) -> np.ndarray:
+        """Returns classes `[n j]` of actions `[n k]`, for the j numbers that change."""
+        return np.stack(
+            [
+                np.sign(np.where(np.abs(actions[:, i]) < kept, 0, actions[:, i])).astype(int) + 1
+                if isinstance(kept, float)
+                else np.searchsorted(kept, actions[:, i]).clip(0, len(kept) - 1)
+                for i, kept in self._values
+            ],
+            1,
+        )
+
+
+def control(
+    subject: Subject, store: EpisodeStore, episodes: list[int], rows: int = 32, training_steps: int = 600
+) -> dict[str, Any] | None:
+    """Returns, by the dream's age, how well a judge names the action behind dreamed frames, and behind real ones.
+
+    Dreams follow the recorded actions, from an episode's end on those of its beginning; the judge sees each step's
+    dreamed frames and, for the same actions, the recorded ones. `dream` and `real` are mean recalls over an action's
+    values, averaged over the numbers of an action; guessing reaches `chance`. `share` is how far from chance to what
+    real frames tell the dream comes: 1 obeys as the game does, 0 not at all.
+    The judge learns from the episodes that are not measured, or from every other one where there are too few.
+    None without actions that change, or where episodes are too short.
+    """
+    width = BEFORE + 1 + AFTER
+    usable = [i for i in episodes if store.records[i].total_steps > subject.window + width]
+    rest = [i for i in range(len(store)) if i not in set(episodes) and store.records[i].total_steps > width]
+    if len(rest) < 4:
+        rest, usable = usable[1::2], usable[::2]
+    if store.info.action_space is None or not rest or not usable:
+        return None
+    labels = Labels(np.concatenate([actions_of(store, i)[1:] for i in rest]))
+    if not labels.counts:
+        return None
+    judge = _learned(store, rest, labels, training_steps)
+    judged = _judged(subject, store, [usable[i % len(usable)] for i in range(rows)], labels, judge)
+    return {
+        str(age): {
+            "share": bootstrap(parts, lambda some: _share(*_recalls(some))),
+            **dict(zip(("dream", "real", "chance"), (round(x, 4) for x in _recalls(parts)), strict=True)),
+        }
+        for age, parts in judged.items()
+        if parts
+    } or None
+
+
+def _learned(store: EpisodeStore, episodes: list[int], labels: Labels, steps: int) -> Judge:
+    rng = np.random.default_rng(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        judge = Judge(labels.counts)
+    optimizer = torch.optim.AdamW(judge.parameters(), 2e-3)
+    steps_of = np.array([store.records[i].total_steps for i in episodes], float) - (BEFORE + AFTER) + 1
+    known = {i: labels(actions_of(store, i)[1:]) for i in episodes}
+    for number in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 - number / steps)
+        picks = rng.choice(len(episodes), BATCH, p=steps_of / steps_of.sum())
+        places = [(episodes[p], int(rng.integers(BEFORE, BEFORE + steps_of[p]))) for p in picks]
+        frames = np.stack([store.observations(i, t - BEFORE, t + AFTER + 1) for i, t in places])
+        goals = torch.from_numpy(np.stack([known[i][t - 1] for i, t in places]))
+        loss = sum(
+            F.cross_entropy(said, goal) for said, goal in zip(judge(torch.from_numpy(frames)), goals.T, strict=True)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return judge.eval().requires_grad_(False)
+
+
+def _judged(
+    subject: Subject, store: EpisodeStore, episodes: list[int], labels: Labels, judge: Judge
+) -> dict[int, list[np.ndarray]]:
+    """Returns for every age and row `[n 3 j]`: of each step the true classes, those of the dream and of the game."""
+    first = max(subject.window, BEFORE)
+    recorded = {i: (np.array(store.observations(i)), actions_of(store, i)) for i in set(episodes)}
+    real, led = zip(*(recorded[i] for i in episodes), strict=True)
+    subject.reset([starts_of(store, i, [first], subject.window)[0] for i in episodes])
+    # Where in the episode a step is; behind its end comes the first frame that an action led to.
+    places = (first - 1 + np.arange(AGES[-1] + SPAN + AFTER)) % np.array([[len(x) - 1] for x in real]) + 1
+    looked = {age + k for age in AGES for k in range(-BEFORE, SPAN + AFTER)}
+    dreamed = {-k: [frames[first - k] for frames in real] for k in range(1, BEFORE + 1)}
+    for step, where in enumerate(places.T):
+        actions = np.stack([actions[place] for actions, place in zip(led, where, strict=True)])
+        result = subject.step(actions, step in looked)
+        if step in looked:
+            dreamed[step] = list(result.seen)
+    found: dict[int, list[np.ndarray]] = {age: [] for age in AGES}
+    for age, row in product(AGES, range(len(real))):
+        whole = [s for s in range(age, age + SPAN) if BEFORE <= places[row, s] < len(real[row]) - AFTER]
+        if whole:
+            mine = np.stack([[dreamed[s + k][row] for k in range(-BEFORE, AFTER + 1)] for s in whole])
+            there = np.stack([real[row][places[row, s] + np.arange(-BEFORE, AFTER + 1)] for s in whole])
+            true = labels(led[row][places[row, whole]])
+            found[age].append(np.stack((true, _guess(judge, mine), _guess(judge, there)), 1))
+    return found
+
+
+@torch.no_grad()
+def _guess(judge: Judge, frames: np.ndarray) -> np.ndarray:
+    return torch.stack([x.argmax(1) for x in judge(torch.from_numpy(frames))], 1).numpy()
+
+
+def _recalls(parts: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Returns the recall from dreamed and from real frames, and by chance: means over classes, then over numbers."""
+    said, found = np.concatenate(parts), []
+    for true, dream, real in said.transpose(2, 1, 0):
+        classes = [true == value for value in np.unique(true)]
+        found.append([np.mean([(x == true)[c].mean() for c in classes]) for x in (dream, real)] + [1 / len(classes)])
+    dream, real, chance = (float(x) for x in np.mean(found, 0))
+    return dream, real, chance
+
+
+def _share(dream: float, real: float, chance: float) -> float:
+    return (dream - chance) / (real - chance) if real > chance else float("nan")
