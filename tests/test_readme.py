@@ -2,11 +2,16 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from import_sources import write_csv, write_video
 
 from worldsim.cli.compose import compose
+from worldsim.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,6 +63,35 @@ def commands():
 @pytest.mark.parametrize("words", list(commands()))
 def test_every_command_has_arguments_that_its_command_takes(words):
     assert compose(words[0], words[1:]) is not None
+
+
+SMALL = {  # what makes a command take seconds
+    "record": ["frames=400"],
+    "train": ["minutes=0.4"],
+    "play": ["headless=true", "frames=3"],
+    "eval": ["quick=true", "starts=2", "episodes=2"],
+    "bench": ["frames=150"],
+}
+AGENTS = {"ppo_sb3": ["--timesteps", "64", "--num-envs", "2"], "planner": ["--candidates", "2"], "random_policy": []}
+BEFORE = {"formats.md": ["record game=gym game.id=CarRacing-v3 policy=sticky out=data/car"]}  # told on another page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_every_command_runs_in_the_order_of_its_page_on_less(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    write_video(tmp_path / "play.mp4", np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8))
+    write_csv(tmp_path / "keys.csv", ["left", "right"], [[i // 9 % 2, i // 5 % 2] for i in range(299)])
+    lines = [f"worldsim {words}" for words in BEFORE.get(page.name, [])]
+    lines += [part for line in "".join(blocks(page, "bash")).splitlines() for part in line.split("&&")]
+    for words in (shlex.split(line, comments=True) for line in lines):
+        if words[:1] == ["worldsim"]:
+            assert main([*words[1:], *SMALL.get(words[1], [])]) == 0
+        elif words[:2] == ["python", "-m"] and words[2].startswith("worldsim.agents."):
+            small = ["--episodes", "2", "--limit", "5", *AGENTS[words[2].rpartition(".")[2]]]
+            subprocess.run([sys.executable, *words[1:], *small], check=True)
 
 
 def slug(heading):

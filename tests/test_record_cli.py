@@ -25,10 +25,10 @@ def record(capsys, folder, *arguments) -> tuple[int, str, str]:
     return code, output.out, output.err
 
 
-def test_recording_the_arena_says_in_one_line_what_it_wrote(tmp_path, capsys):
+def test_recording_the_arena_says_what_it_wrote_and_how_long_actions_were_held(tmp_path, capsys):
     code, out, _ = record(capsys, tmp_path / "data", "num_envs=4")
     store = EpisodeStore(tmp_path / "data")
-    assert code == 0 and out.count("\n") == 1
+    assert code == 0 and out.count("\n") == 2 and "\nactions held, median and most steps: " in out
     assert f"{len(store)} episodes, {store.num_frames} frames, mean return" in out and "frames/s" in out
     assert 300 <= store.num_frames <= 308
     assert store.info.game == "worldsim-real/Arena-v0" and store.info.fps == 15

@@ -17,7 +17,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from worldsim.data.episodes import DatasetInfo, EpisodeWriter
+from worldsim.data import holds
+from worldsim.data.episodes import DatasetInfo, EpisodeStore, EpisodeWriter
 from worldsim.data.policies import Policy, find_policy
 from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.dream.registration import gym_id
@@ -63,6 +64,8 @@ def _record(config: DictConfig, env: VectorEnv, policy_name: str) -> None:
         with tqdm(total=config.frames, initial=before, unit="frame", desc="record") as bar:
             recorder.record(config.frames, lambda frames: bar.update(frames - bar.n))
         print(_summary(writer, before, time.perf_counter() - began))
+    if held := holds.in_words(EpisodeStore(Path(config.out))):
+        print(held)
 
 
 def _window(policy_name: str, info: DatasetInfo) -> AbstractContextManager[Policy | None]:

@@ -123,9 +123,8 @@ def _learned(store: EpisodeStore, episodes: list[int], labels: Labels, steps: in
         places = [(episodes[p], int(rng.integers(BEFORE, BEFORE + steps_of[p]))) for p in picks]
         frames = np.stack([store.observations(i, t - BEFORE, t + AFTER + 1) for i, t in places])
         goals = torch.from_numpy(np.stack([known[i][t - 1] for i, t in places]))
-        loss = sum(
-            F.cross_entropy(said, goal) for said, goal in zip(judge(torch.from_numpy(frames)), goals.T, strict=True)
-        )
+        said = judge(torch.from_numpy(frames))
+        loss = torch.stack([F.cross_entropy(x, goal) for x, goal in zip(said, goals.T, strict=True)]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

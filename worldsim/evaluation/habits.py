@@ -16,6 +16,7 @@ import numpy as np
 
 from worldsim.actions import default_table, pack
 from worldsim.data.episodes import EpisodeStore
+from worldsim.data.holds import longest
 from worldsim.evaluation.statistics import bootstrap, rank_correlation
 from worldsim.evaluation.subject import RealGame, Start, Subject, starts_of
 
@@ -56,7 +57,8 @@ def habits(
 
     Rows begin at the starts of held-out episodes. `change` is how much a frame differs from the one before, by age.
     With `places` also how many of each thing a frame shows, and how many a frame appear and vanish; `whole` is the
-    share of frames that show as many of each as the first one did.
+    share of frames that show as many of each as the first one did. `longest` is for how many steps the recordings hold
+    an action at most.
     None where no episode is long enough.
     """
     usable = [i for i in episodes if store.records[i].total_steps > subject.window]
@@ -71,6 +73,8 @@ def habits(
             starts = [starts_of(store, i, [subject.window], player.window)[0] for i in chosen]
             lives[side] = _live(player, starts, act_for(), places, length)
         result["habits"][name] = _figures(lives)
+    for i, action in enumerate(_table(store)[:HELD]):
+        result["habits"][f"held {i}"]["longest"] = longest(store, action)
     game.close()
     lived = [[h["lived"][side]["mean"] for side in ("dream", "real")] for h in result["habits"].values()]
     result["rank_correlation"] = bootstrap(lived, lambda pairs: rank_correlation(np.array(pairs)))
@@ -79,14 +83,18 @@ def habits(
 
 def _habits(store: EpisodeStore, scripts: Mapping[str, Script]) -> dict[str, Callable[[], Act]]:
     """Returns what begins each habit anew: the same choices for the dream and for the game."""
-    space, table = store.info.action_space, store.info.discrete_table
-    table = default_table(space) if table is None else np.asarray(table)
+    space, table = store.info.action_space, _table(store)
     found: dict[str, Callable[[], Act]] = {f"held {i}": partial(_held, action) for i, action in enumerate(table[:HELD])}
     for name, low, high in (("random", 1, 1), ("sticky", 1, 8), ("long holds", 16, 64)):
         found[name] = partial(_sticky, table, low, high)
     if space is not None:
         found |= {name: partial(_scripted, script, space) for name, script in scripts.items()}
     return found
+
+
+def _table(store: EpisodeStore) -> np.ndarray:
+    table = store.info.discrete_table
+    return default_table(store.info.action_space) if table is None else np.asarray(table)
 
 
 def _held(action: np.ndarray) -> Act:

@@ -107,8 +107,8 @@ def tables(m: dict[str, Any]) -> list[Titled]:
             (age, f"{v['dream']:.2f}", f"{v['real']:.2f}", figure(v["share"]), f"{v['chance']:.2f}")
             for age, v in judged.items()
         ]
-        columns = ("age of the dream", "from dreamed frames", "from real ones", "their ratio", "chance")
-        found.append(("Actions: named by a judge that learned from real frames", (columns, rows)))
+        titles = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance")
+        found.append(("Actions: named by a judge that learned from real frames", (titles, rows)))
     if shuffled := (m.get("controllability") or {}).get("shuffled"):
         rows = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
         columns = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")

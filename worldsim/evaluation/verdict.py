@@ -25,6 +25,7 @@ def verdicts(m: dict[str, Any]) -> list[Verdict]:
     lines = [
         _lives(m),
         _things(m),
+        _covered(m),
         _one_step(m),
         _open_loop(m),
         _detail(m),
@@ -67,6 +68,19 @@ def _things(m: dict[str, Any]) -> Verdict | None:
     return Verdict(
         "Is as much to be seen as in the game?", text, _word(-off, -0.1, -0.25), "good up to 10 % off, fair 25"
     )
+
+
+def _covered(m: dict[str, Any]) -> Verdict | None:
+    found = [
+        (h["longest"] / max(h["lived"]["real"]["mean"], 1), f"{name} for {h['longest']} steps at most")
+        for name, h in ((m.get("habits") or {}).get("habits") or {}).items()
+        if "longest" in h
+    ]
+    if not found:
+        return None
+    share, text = min(found)
+    rule = "good from half as long as one lives by it, fair from a tenth"
+    return Verdict("Do the recordings hold every action for long?", text, _word(share, 0.5, 0.1), rule)
 
 
 def _one_step(m: dict[str, Any]) -> Verdict:
