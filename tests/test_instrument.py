@@ -20,6 +20,7 @@ from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.floors import tries
 from worldsim.evaluation.habits import habits
 from worldsim.evaluation.memory import revisits
+from worldsim.evaluation.rare import rare
 from worldsim.evaluation.returns import returns
 from worldsim.evaluation.subject import RealGame, Step
 from worldsim.evaluation.verdict import verdicts
@@ -405,6 +406,24 @@ def test_a_dream_that_loses_coins_or_bears_none_is_caught(fault, store, episodes
     else:
         assert np.mean(list(m["habits"]["held 0"]["things"]["coin"]["vanish"]["dream"].values())) > 0.02
     assert said(m, "to be seen").word == "poor" and "coin" in said(m, "to be seen").figure
+
+
+@pytest.fixture(scope="module")
+def small_things(perfect, store, episodes):
+    subjects = {"real": perfect, "losing": Losing(), "frozen": Frozen()}
+    return {name: rare(subject, store, episodes, 12) for name, subject in subjects.items()}
+
+
+def test_small_things_without_names_are_there_in_the_game_and_missed_where_coins_are_lost(small_things):
+    real, losing = small_things["real"], small_things["losing"]
+    assert real["0"]["distance"] < real["0"]["floor"] < 0.2
+    assert real["0"]["change"]["dream"] == real["0"]["change"]["real"]
+    assert losing["64"]["distance"] > 2 * max(real["64"]["distance"], real["64"]["floor"])
+
+
+def test_small_things_that_stand_still_are_caught(small_things):
+    assert all(figures["change"]["real"]["low"] > 0.01 for figures in small_things["real"].values())
+    assert small_things["frozen"]["64"]["change"]["dream"]["high"] == 0
 
 
 def test_a_dream_that_waits_while_nobody_acts_is_caught(store, episodes):

@@ -83,7 +83,7 @@ def test_every_command_runs_in_the_order_of_its_page_on_less(page, tmp_path, mon
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     write_video(tmp_path / "play.mp4", np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8))
-    write_csv(tmp_path / "keys.csv", ["left", "right"], [[i // 9 % 2, i // 5 % 2] for i in range(299)])
+    write_csv(tmp_path / "keys.csv", "left,right", [[i // 9 % 2, i // 5 % 2] for i in range(299)])
     lines = [f"worldsim {words}" for words in BEFORE.get(page.name, [])]
     lines += [part for line in "".join(blocks(page, "bash")).splitlines() for part in line.split("&&")]
     for words in (shlex.split(line, comments=True) for line in lines):

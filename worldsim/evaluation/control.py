@@ -7,7 +7,7 @@ as well as ever. Leaves out what the actions bring (`habits`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.data.episodes import EpisodeStore
+from worldsim.evaluation.along import along
 from worldsim.evaluation.statistics import bootstrap
-from worldsim.evaluation.subject import Subject, actions_of, starts_of
+from worldsim.evaluation.subject import Subject, actions_of
 
-AGES = (0, 16, 64, 256)  # steps of a dream before its actions are judged
-SPAN = 16  # steps that are judged at each age
 BEFORE, AFTER = 2, 1  # frames that the judge sees before and after the one that an action led to
 SIDE = 64  # pixels that it sees at most
 CLASSES = 32  # values of a number at most; of one with more, only its sign is judged
@@ -97,14 +96,16 @@ def control(
     if not labels.counts:
         return None
     judge = _learned(store, rest, labels, training_steps)
-    judged = _judged(subject, store, [usable[i % len(usable)] for i in range(rows)], labels, judge)
+    judged: dict[int, list[np.ndarray]] = {}
+    for seen in along(subject, store, [usable[i % len(usable)] for i in range(rows)], BEFORE, AFTER):
+        guesses = [_guess(judge, frames) for frames in (seen.dreamed, seen.real)]
+        judged.setdefault(seen.age, []).append(np.stack((labels(seen.actions), *guesses), 1))
     return {
         str(age): {
             "share": bootstrap(parts, lambda some: _share(*_recalls(some))),
             **dict(zip(("dream", "real", "chance"), (round(x, 4) for x in _recalls(parts)), strict=True)),
         }
         for age, parts in judged.items()
-        if parts
     } or None
 
 
@@ -131,41 +132,16 @@ def _learned(store: EpisodeStore, episodes: list[int], labels: Labels, steps: in
     return judge.eval().requires_grad_(False)
 
 
-def _judged(
-    subject: Subject, store: EpisodeStore, episodes: list[int], labels: Labels, judge: Judge
-) -> dict[int, list[np.ndarray]]:
-    """Returns for every age and row `[n 3 j]`: of each step the true classes, those of the dream and of the game."""
-    first = max(subject.window, BEFORE)
-    recorded = {i: (np.array(store.observations(i)), actions_of(store, i)) for i in set(episodes)}
-    real, led = zip(*(recorded[i] for i in episodes), strict=True)
-    subject.reset([starts_of(store, i, [first], subject.window)[0] for i in episodes])
-    # Where in the episode a step is; behind its end comes the first frame that an action led to.
-    places = (first - 1 + np.arange(AGES[-1] + SPAN + AFTER)) % np.array([[len(x) - 1] for x in real]) + 1
-    looked = {age + k for age in AGES for k in range(-BEFORE, SPAN + AFTER)}
-    dreamed = {-k: [frames[first - k] for frames in real] for k in range(1, BEFORE + 1)}
-    for step, where in enumerate(places.T):
-        actions = np.stack([actions[place] for actions, place in zip(led, where, strict=True)])
-        result = subject.step(actions, step in looked)
-        if step in looked:
-            dreamed[step] = list(result.seen)
-    found: dict[int, list[np.ndarray]] = {age: [] for age in AGES}
-    for age, row in product(AGES, range(len(real))):
-        whole = [s for s in range(age, age + SPAN) if BEFORE <= places[row, s] < len(real[row]) - AFTER]
-        if whole:
-            mine = np.stack([[dreamed[s + k][row] for k in range(-BEFORE, AFTER + 1)] for s in whole])
-            there = np.stack([real[row][places[row, s] + np.arange(-BEFORE, AFTER + 1)] for s in whole])
-            true = labels(led[row][places[row, whole]])
-            found[age].append(np.stack((true, _guess(judge, mine), _guess(judge, there)), 1))
-    return found
-
-
 @torch.no_grad()
 def _guess(judge: Judge, frames: np.ndarray) -> np.ndarray:
     return torch.stack([x.argmax(1) for x in judge(torch.from_numpy(frames))], 1).numpy()
 
 
 def _recalls(parts: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Returns the recall from dreamed and from real frames, and by chance: means over classes, then over numbers."""
+    """Returns the recall from dreamed and from real frames, and by chance: means over classes, then over numbers.
+
+    A part holds for n steps the true classes of j numbers, those said of the dream and of the game, `[n 3 j]`.
+    """
     said, found = np.concatenate(parts), []
     for true, dream, real in said.transpose(2, 1, 0):
         classes = [true == value for value in np.unique(true)]

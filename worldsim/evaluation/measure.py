@@ -25,6 +25,7 @@ from worldsim.evaluation.few_steps import few_steps
 from worldsim.evaluation.fidelity import CODEC_FRAMES, Comparison, Probe, fidelity
 from worldsim.evaluation.habits import Places, Script, habits
 from worldsim.evaluation.memory import revisits
+from worldsim.evaluation.rare import rare
 from worldsim.evaluation.returns import returns
 from worldsim.evaluation.statistics import interval
 from worldsim.evaluation.subject import Dream, Subject
@@ -71,6 +72,7 @@ def measure(
         if make := knowledge.make:
             known, rows, steps = (knowledge.places, knowledge.scripts), 8 if quick else 16, 100 if quick else 300
             metrics["habits"] = keep("habits", lambda: habits(subject, store, episodes, make, *known, rows, steps))
+        metrics["rare"] = keep("small things", lambda: rare(subject, store, episodes, 8 if quick else 16))
         metrics |= {"quick": quick, "steps": world and world.steps}
         metrics["regression"] = world and keep("regression", lambda: floors.regression(world, store, episodes, starts))
         metrics |= keep("ends and rewards", lambda: _events(subject, store, episodes, 2 * starts))

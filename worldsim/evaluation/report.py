@@ -83,6 +83,18 @@ def tables(m: dict[str, Any]) -> list[Titled]:
     """Returns titles and tables of everything that was measured."""
     rows: list[Sequence[str]]
     found: list[Titled] = [*_habits(m.get("habits")), ("Fidelity (PSNR in dB)", _fidelity(m))]
+    if small := m.get("rare"):
+        rows = [
+            (
+                age,
+                *(figure(v["change"][side]) for side in ("dream", "real")),
+                f"{v['distance']:.2f}",
+                f"{v['floor']:.2f}",
+            )
+            for age, v in small.items()
+        ]
+        heads = ("age of the dream", "patches that change, dreamed", "real", "rarest patches' distance", "real")
+        found.append(("Small things without names", (heads, rows)))
     if m.get("best_of_8"):
         found.append(("Luck: PSNR (dB) on a quarter of the starts", _tries(m["best_of_8"])))
     if m.get("positions"):
@@ -107,8 +119,8 @@ def tables(m: dict[str, Any]) -> list[Titled]:
             (age, f"{v['dream']:.2f}", f"{v['real']:.2f}", figure(v["share"]), f"{v['chance']:.2f}")
             for age, v in judged.items()
         ]
-        titles = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance")
-        found.append(("Actions: named by a judge that learned from real frames", (titles, rows)))
+        names = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance")
+        found.append(("Actions: named by a judge that learned from real frames", (names, rows)))
     if shuffled := (m.get("controllability") or {}).get("shuffled"):
         rows = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
         columns = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
