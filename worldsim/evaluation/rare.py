@@ -31,15 +31,16 @@ def rare(subject: Any, store: EpisodeStore, episodes: list[int], rows: int = 16)
     from one frame to the next: a thing that moves, comes or goes. `distance` is the kernel distance of the rarest
     eighth of a dream's patches to the rarest eighth of the recording's: 0 is the same, 1 as far as common patches are;
     `floor` is that of one half of the recording's episodes to the other.
-    None where no episode is long enough.
+    None where less than two episodes are long enough, or frames are smaller than a patch.
     """
     usable = [i for i in episodes if store.records[i].total_steps > subject.window + 1]
-    if len(usable) < 2:
+    if len(usable) < 2 or min(store.info.observation_shape[:2]) < PATCH:
         return None
     ages: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for seen in along(subject, store, [usable[i % len(usable)] for i in range(rows)], 1, 0):
         ages.setdefault(seen.age, []).append((seen.dreamed, seen.real))
-    ages = {age: parts for age, parts in ages.items() if len(parts) > 1}
+    if not (ages := {age: parts for age, parts in ages.items() if len(parts) > 1}):
+        return None
     rarity = Rarity(np.concatenate([real[:, 1] for parts in ages.values() for _, real in parts]))
     found = {}
     for age, parts in ages.items():
@@ -53,7 +54,7 @@ def rare(subject: Any, store: EpisodeStore, episodes: list[int], rows: int = 16)
             "distance": round(rarity.distance(dreamed, real), 4),
             "floor": round(rarity.distance(*halves), 4),
         }
-    return found or None
+    return found
 
 
 class Rarity:

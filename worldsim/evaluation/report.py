@@ -119,12 +119,12 @@ def tables(m: dict[str, Any]) -> list[Titled]:
             (age, f"{v['dream']:.2f}", f"{v['real']:.2f}", figure(v["share"]), f"{v['chance']:.2f}")
             for age, v in judged.items()
         ]
-        names = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance")
-        found.append(("Actions: named by a judge that learned from real frames", (names, rows)))
+        shares = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance")
+        found.append(("Actions: named by a judge that learned from real frames", (shares, rows)))
     if shuffled := (m.get("controllability") or {}).get("shuffled"):
         rows = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
-        columns = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
-        found.append(("Actions: others' against the recorded ones", (columns, rows)))
+        effects = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
+        found.append(("Actions: others' against the recorded ones", (effects, rows)))
     if m.get("memory"):
         rows = [(f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"])) for k, v in m["memory"].items()]
         found.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))
