@@ -213,3 +213,18 @@ def test_gym_make_knows_the_arena():
     env = gym.make("worldsim-real/Arena-v0", render_mode="rgb_array")
     frame, _ = env.reset(seed=0)
     assert (env.render() == frame).all()
+
+
+@pytest.mark.parametrize(("script", "least", "coins"), [(arena.careful, 300, 3), (arena.collect, 20, 1)])
+def test_scripts_live_and_take_coins(script, least, coins):
+    rng, env, lived, taken = np.random.default_rng(0), Arena(max_episode_steps=300), [], []
+    for seed in range(4):
+        frame, _ = env.reset(seed=seed)
+        over, rewards = False, []
+        while not over:
+            frame, reward, terminated, truncated, _ = env.step(script(frame, rng, env.action_space))
+            rewards.append(reward)
+            over = terminated or truncated
+        lived.append(len(rewards))
+        taken.append(sum(r > 0 for r in rewards))
+    assert min(lived) >= least and np.mean(taken) >= coins

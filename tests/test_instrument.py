@@ -265,6 +265,17 @@ def test_the_real_game_does_not_drift(drifts):
     assert max(f["distance"] for f in real["ages"].values()) < 0.5 and real["stall_floor"] < 0.05
 
 
+def test_a_script_that_lives_long_leads_the_dreams(perfect, store, episodes):
+    seen = []
+
+    def watching(frame, rng, space):
+        seen.append(arena.decode(frame)["agent"])
+        return arena.careful(frame, rng, space)
+
+    drift(perfect, Reference(store, episodes, 5), 130, script=watching)
+    assert len(seen) == 4 * 130 and len(set(seen)) > 50  # it sees every frame, and moves
+
+
 @pytest.mark.parametrize("name", ["frozen", "grey", "mean"])
 def test_a_world_that_freezes_greys_or_blurs_collapses(drifts, name):
     ages = list(drifts[name]["ages"].values())

@@ -37,7 +37,8 @@ FILMS, FRAMES = 3, 64  # in the report
 ARENA, TAKE_COVER, MAZE = REAL_GAMES
 PROBES = {ARENA: arena.decode}
 PLACES = {ARENA: arena.things, TAKE_COVER: doom_things.things}
-SCRIPTS = {ARENA: {"collect": arena.collect}}
+SCRIPTS = {ARENA: {"collect": arena.collect, "careful": arena.careful}}
+SURVIVORS = {ARENA: arena.careful}
 COMPARISONS = {TAKE_COVER: doom.wall_shift}
 EXCURSIONS = {  # packed actions that lead away, and back
     ARENA: ([0, 0, 1, 0], [0, 0, 0, 1]),
@@ -113,10 +114,10 @@ def _knowledge(config: DictConfig, store: EpisodeStore) -> Knowledge:
     game = store.info.game
     away = EXCURSIONS.get(game)
     excursion = (np.array(away[0], np.float64), np.array(away[1], np.float64)) if away else None
-    scripts = SCRIPTS.get(game, {})
     return Knowledge(
-        _game(config, store), PROBES.get(game), COMPARISONS.get(game), excursion, PLACES.get(game), scripts
-    )
+        _game(config, store), PROBES.get(game), COMPARISONS.get(game), excursion, PLACES.get(game),
+        SCRIPTS.get(game, {}), SURVIVORS.get(game),
+    )  # fmt: skip
 
 
 def _game(config: DictConfig, store: EpisodeStore) -> Callable[[], gym.Env] | None:

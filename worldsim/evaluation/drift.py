@@ -17,6 +17,7 @@ from worldsim.data.policies import StickyPolicy
 from worldsim.evaluation.detail import haar_energy
 from worldsim.evaluation.features import CHUNK, chunk_net, features, kernel_distance
 from worldsim.evaluation.fidelity import Probe
+from worldsim.evaluation.habits import Act, Script, scripted
 from worldsim.evaluation.statistics import square_error
 from worldsim.evaluation.subject import Subject, starts_of
 
@@ -67,8 +68,17 @@ class Reference:
         return np.array(values) / self._unit
 
 
-def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: Probe | None = None) -> dict[str, Any]:
-    """Returns, by age, what 4 dreams of `length` frames by a sticky policy look like beside real recordings.
+def drift(
+    subject: Subject,
+    reference: Reference,
+    length: int = 10_000,
+    probe: Probe | None = None,
+    script: Script | None = None,
+) -> dict[str, Any]:
+    """Returns, by age, what 4 dreams of `length` frames look like beside real recordings.
+
+    They are led by a script that lives long, where there is one, so that nothing is asked of a dream behind its end;
+    else by a sticky policy.
 
     `distance` is the kernel distance to real chunks: 0 is real, 1 as far off as a still mean frame; `floor` is what
     as many real chunks of other episodes reach, their mean and 95th percentile. `detail` is fine detail as a share of
@@ -81,7 +91,7 @@ def drift(subject: Subject, reference: Reference, length: int = 10_000, probe: P
     ages = [age for age in AGES if age + SPAN <= length] + [length - SPAN]
     known = _signature(probe, reference.chunks[:, 0])
     figures: dict[str, Any] = {}
-    for age, chunks, moments in _dreamed(subject, reference, sorted(set(ages))):
+    for age, chunks, moments in _dreamed(subject, reference, sorted(set(ages)), script):
         frames = chunks.reshape(-1, *chunks.shape[2:])
         detail = float(haar_energy(frames).mean())
         figures[str(age)] = {
@@ -115,21 +125,20 @@ def _real_chunks(store: EpisodeStore, episodes: list[int], count: int) -> tuple[
 
 
 def _dreamed(
-    subject: Subject, reference: Reference, ages: list[int]
+    subject: Subject, reference: Reference, ages: list[int], script: Script | None
 ) -> Iterator[tuple[int, np.ndarray, dict[str, float]]]:
     """Yields, for rising ages, chunks `[32 16 H W 3]` of dreams, and their latents' moments if it has any."""
     store, episodes = reference.store, reference.episodes
     places = [(episodes[n % len(episodes)], subject.window + n // len(episodes)) for n in range(ROWS)]
-    subject.reset([start for i, p in places for start in starts_of(store, i, [p], subject.window)])
-    space = store.info.action_space
-    sticky = StickyPolicy(space, np.random.default_rng(0), longest=8) if space is not None else None
-    started = np.ones(ROWS, bool)
+    starts = [start for i, p in places for start in starts_of(store, i, [p], subject.window)]
+    subject.reset(starts)
+    act = _policy(store, script)
+    now = np.stack([start.frames[-1] for start in starts])
     frames, latents, coming = [], [], list(ages)
     for step in range(ages[-1] + SPAN):
         look = step >= coming[0]
-        actions = np.zeros((ROWS, 0)) if sticky is None else sticky(np.zeros(ROWS), started)
-        result = subject.step(actions, look)
-        started = np.zeros(ROWS, bool)
+        result = subject.step(act(now, step), look or script is not None)
+        now = now if result.frames is None else result.frames
         if look:
             frames.append(result.seen)
             latents.append(_latent(subject))
@@ -137,6 +146,16 @@ def _dreamed(
             chunks = np.stack(frames, 1).reshape(ROWS * CHUNKS, CHUNK, *frames[0].shape[1:])
             yield coming.pop(0), chunks, _moments(latents)
             frames, latents = [], []
+
+
+def _policy(store: EpisodeStore, script: Script | None) -> Act:
+    space = store.info.action_space
+    if space is None:
+        return lambda frames, step: np.zeros((len(frames), 0))
+    if script is not None:
+        return scripted(script, space)
+    sticky = StickyPolicy(space, np.random.default_rng(0), longest=8)
+    return lambda frames, step: sticky(frames, np.full(len(frames), step == 0))
 
 
 def _latent(subject: Subject) -> np.ndarray | None:

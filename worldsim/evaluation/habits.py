@@ -88,7 +88,7 @@ def _habits(store: EpisodeStore, scripts: Mapping[str, Script]) -> dict[str, Cal
     for name, low, high in (("random", 1, 1), ("sticky", 1, 8), ("long holds", 16, 64)):
         found[name] = partial(_sticky, table, low, high)
     if space is not None:
-        found |= {name: partial(_scripted, script, space) for name, script in scripts.items()}
+        found |= {name: partial(scripted, script, space) for name, script in scripts.items()}
     return found
 
 
@@ -117,7 +117,8 @@ def _sticky(table: np.ndarray, low: int, high: int) -> Act:
     return act
 
 
-def _scripted(script: Script, space: gym.Space) -> Act:
+def scripted(script: Script, space: gym.Space) -> Act:
+    """Returns a script as a policy of many rows."""
     rng = np.random.default_rng(0)
     return lambda frames, step: np.stack([pack(space, script(frame, rng, space)) for frame in frames])
 

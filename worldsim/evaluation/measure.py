@@ -47,6 +47,7 @@ class Knowledge:
     excursion: tuple[np.ndarray, np.ndarray] | None = None  # packed actions that lead away, and back
     places: Places | None = None
     scripts: Mapping[str, Script] = field(default_factory=dict)  # policies that play on purpose, by name
+    survivor: Script | None = None  # one that lives long: leads the dreams whose drift is measured
 
 
 def measure(
@@ -90,7 +91,9 @@ def measure(
                 "memory", lambda: (real := game()) and revisits(subject, store, episodes, real, *away)
             )
         length = QUICK_LENGTH if quick else LENGTH
-        metrics["drift"] = keep("drift", lambda: (to := reference()) and drift(subject, to, length, knowledge.probe))
+        metrics["drift"] = keep(
+            "drift", lambda: (to := reference()) and drift(subject, to, length, knowledge.probe, knowledge.survivor)
+        )
         if not quick:
             fewer = max(starts // 4, 1)
             metrics["best_of_8"] = keep("best of 8", lambda: floors.tries(subject, store, episodes, fewer))
