@@ -7,8 +7,9 @@ from tiny_world import record, tiny_world
 
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.evaluation.fidelity import decibels, fidelity
+from worldsim.evaluation.peer import Peer
 from worldsim.evaluation.sheet import contact_sheet
-from worldsim.evaluation.speed import flatness
+from worldsim.evaluation.speed import benchmark, flatness
 from worldsim.evaluation.subject import Dream
 
 
@@ -69,6 +70,25 @@ def test_a_contact_sheet_lays_frames_out_row_by_row():
 def test_the_long_run_reports_time_and_memory_at_both_ends():
     flat = flatness(tiny_world(steps=1), 120)
     assert set(flat) == {"ms_100", "ms_120", "rss_mb_100", "rss_mb_120"} and min(flat.values()) > 0
+
+
+def test_bench_s_rows_stand_beside_a_network_of_the_peer_s_shape_and_the_machine_s_rate(monkeypatch):
+    for name, value in (("SECONDS", 0), ("ROUNDS", 2), ("BATCHES", (1, 2))):
+        monkeypatch.setattr(f"worldsim.evaluation.speed.{name}", value)
+    result = benchmark("arena", frames=100)
+    assert [(row["batch"], row["k"], row["decode"]) for row in result["rows"]] == [
+        (batch, k, decode) for batch in (1, 2) for k in (1, 2, 4) for decode in (True, False)
+    ]
+    assert all(row["ratio"] > 0 and 0 < row["share_of_rate"] for row in result["rows"])
+    assert len(result["hardware"]) == 4 and min(result["hardware"].values()) > 0
+
+
+def test_the_peer_has_its_published_size_and_dreams_frames():
+    peer = Peer(2)
+    sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (peer.denoiser, peer.outcome)]
+    assert sizes == [pytest.approx(4.4, abs=0.05), pytest.approx(5.9, abs=0.05)]
+    first, second = peer.step(), peer.step()
+    assert first.shape == (2, 64, 64, 3) and first.dtype == torch.uint8 and not torch.equal(first, second)
 
 
 def test_an_empty_data_set_cannot_be_measured(tmp_path):

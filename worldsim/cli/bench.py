@@ -16,9 +16,12 @@ from worldsim.files import write_json
 
 def main(config: DictConfig) -> int:
     """Writes `bench.json` and prints its table."""
-    result = benchmark(str(config.world), config.device, config.frames)
+    if not isinstance(config.peer, bool):
+        raise ValueError(f"expected peer=true or peer=false, found {config.peer}")
+    result = benchmark(str(config.world), config.device, config.frames, config.peer)
     write_json(Path(str(config.out)) / "bench.json", result)
     print(result["machine"])
+    print("GFLOP/s: ", "  ".join(f"{key} {value}" for key, value in result["hardware"].items()))
     for row in result["rows"]:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     print("  ".join(f"{key} {value}" for key, value in result["flat"].items()))
