@@ -33,11 +33,12 @@ def main(config: DictConfig) -> int:
         seed=config.seed,
         device=config.device,
         begin_from=config.begin_from,
+        batches=config.batches,
         rhythm=instantiate(config.rhythm),
         command=shlex.join(["worldsim", *sys.argv[1:]]),
     )
     world = train_world(run, config.stage)
-    if world is not None:
+    if world is not None and run.processes.first:
         print(f"wrote {run.folder / 'world'}; play it:  worldsim play world={run.folder / 'world'}")
     return 0
 

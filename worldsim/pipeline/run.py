@@ -25,6 +25,7 @@ from worldsim.diffusion.weighting import check_weight
 from worldsim.files import write_json
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.training.loop import Budget, Rhythm
+from worldsim.training.processes import Processes
 
 HOLD_OUT = 20  # one episode in so many is kept for contact sheets and `worldsim eval`
 
@@ -78,6 +79,7 @@ class Run:
     seed: int = 0
     device: str | None = None
     begin_from: str | None = None  # a world of the same sizes, whose weights the dynamics begin from
+    batches: int | None = None  # of a step, which processes share; None takes the folder's, or one for each of them
     rhythm: Rhythm = field(default_factory=Rhythm)
     command: str = ""
 
@@ -86,6 +88,8 @@ class Run:
             raise ValueError(f"expected minutes above 0, found {self.minutes}; give the training some time")
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**31):
             raise ValueError(f"expected a seed from 0 to 2**31 - 1, found {self.seed!r}")
+        if not (self.batches is None or (isinstance(self.batches, int) and self.batches >= 1)):
+            raise ValueError(f"expected batches of at least 1, found {self.batches!r}")
         if self.torch_device.type not in ("cpu", "cuda"):
             raise ValueError(f"expected device= cpu or cuda, found {self.device}")
 
@@ -95,22 +99,39 @@ class Run:
         Raises ValueError, in one sentence, where the folder holds another run.
         """
         preset = {f"preset.{f.name}": _plain(getattr(self.preset, f.name)) for f in fields(self.preset)}
+        path = self.folder / "run.json"
+        theirs = {"batches": 1} | json.loads(path.read_text()) if path.exists() else {}
+        batches = self.batches or theirs.get("batches") or self.processes.count
+        if batches < self.processes.count:
+            raise ValueError(
+                f"expected at most {batches} processes for as many batches a step, found {self.processes.count}"
+            )
         facts = {
+            "batches": batches,
             "minutes": self.minutes,
             "seed": self.seed,
             "begin_from": self.begin_from,
             "episodes": [r.hash for r in self.store.records],
         }
-        mine, path = json.loads(json.dumps(preset | facts)), self.folder / "run.json"
-        if not path.exists():
+        mine = json.loads(json.dumps(preset | facts))
+        if not theirs:
             return write_json(path, mine)
-        theirs = json.loads(path.read_text())
         for key, value in mine.items():
             if (found := theirs.get(key)) != value:
                 found = f"{len(found or [])} other {key}" if key == "episodes" else f"{key}={found}"
                 raise ValueError(
                     f"expected out={self.folder} to hold a run with the same {key}, found {found}; use another out="
                 )
+
+    @property
+    def processes(self) -> Processes:
+        """The processes that train this run together."""
+        return Processes.found(self.torch_device)
+
+    @property
+    def batches_a_step(self) -> int:
+        """How many batches a step is the mean of, as the claimed folder says."""
+        return json.loads((self.folder / "run.json").read_text()).get("batches", 1)
 
     @property
     def training_episodes(self) -> list[int]:
@@ -139,13 +160,16 @@ class Run:
         Raises ValueError where nothing is left, because the stages before took longer than the minutes allow.
         """
         path = self.folder / "budget.json"
-        plan = json.loads(path.read_text()) if path.exists() else {}
-        if name not in plan:
-            left = 60 * self.minutes - sum(plan.values())
-            if left <= 0:
-                raise ValueError(f"expected minutes to last for {name}, found none left of {self.minutes}; give more")
-            plan[name] = round(share(left), 1)
-            write_json(path, plan)
+        with self.processes.first_first():
+            plan = json.loads(path.read_text()) if path.exists() else {}
+            if name not in plan:
+                left = 60 * self.minutes - sum(plan.values())
+                if left <= 0:
+                    raise ValueError(
+                        f"expected minutes to last for {name}, found none left of {self.minutes}; give more"
+                    )
+                plan[name] = round(share(left), 1)
+                write_json(path, plan)
         return Budget(seconds=max(plan[name], 1.0))
 
 

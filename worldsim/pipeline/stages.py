@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 
 import imageio.v3 as iio
@@ -36,7 +36,7 @@ from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
 from worldsim.pipeline.provenance import card, describe_run
 from worldsim.pipeline.run import Run
-from worldsim.training.loop import Stage, train
+from worldsim.training.loop import Budget, M, Stage, train
 from worldsim.types import Clip, WorldInfo
 from worldsim.world_model import WorldModel
 
@@ -56,8 +56,9 @@ def train_world(run: Run, stage: str | None = None) -> WorldModel | None:
     A run that has its world returns it at once. Raises ValueError where another process trains in the folder.
     """
     _check_stage(run, stage)
-    run.claim_folder()
-    with acquire_lock(run.folder):
+    with run.processes.first_first():
+        run.claim_folder()
+    with acquire_lock(run.folder) if run.processes.first else nullcontext():
         if stage is None and (run.folder / "world" / "world.json").exists():
             return bundle.load(run.folder / "world", run.torch_device)
         return _run_stages(run, stage)
@@ -96,6 +97,10 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def _trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
+    return train(stage, budget, run.folder / stage.name, seed, run.rhythm, run.torch_device, run.batches_a_step)
+
+
 def prepare_codec(run: Run) -> Codec:
     """Returns the preset's codec, trained where it learns."""
     config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
@@ -103,7 +108,8 @@ def prepare_codec(run: Run) -> Codec:
         return train_codec(run, config)
     (run.folder / "codec").mkdir(exist_ok=True)
     codec = FoldedPixels(config)
-    save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
+    if run.processes.first:
+        save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
     return codec.to(run.torch_device)
 
 
@@ -131,7 +137,7 @@ def train_codec(run: Run, config: ConvAutoencoderConfig) -> ConvAutoencoder:
 
     stage = Stage("codec", model, batch, objective, sizes.batch, sizes.learning_rate, preview)
     budget = run.spend("codec", lambda left: CODEC_SHARE * left)
-    average = train(stage, budget, run.folder / "codec", run.seed, run.rhythm, run.torch_device)
+    average = _trained(run, stage, budget, run.seed)
     return set_statistics(average, run, device).eval()
 
 
@@ -164,7 +170,8 @@ def encode(run: Run, autoencoder: Codec) -> ClipTable:
         latents = folded_dataset(run.store, autoencoder.encode)
     else:
         fingerprint = hashlib.sha256((run.folder / "codec" / "final.safetensors").read_bytes()).hexdigest()
-        latents = encode_dataset(run.store, autoencoder, run.folder / "latents", fingerprint)
+        with run.processes.first_first():
+            latents = encode_dataset(run.store, autoencoder, run.folder / "latents", fingerprint)
     clips = ClipTable(latents, run.action_codec, run.torch_device)
     run.spend("encode", lambda left: time.monotonic() - start)
     return clips
@@ -228,7 +235,7 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("dynamics", model, batch, objective, per_step, sizes.learning_rate, preview)
     budget = run.spend("dynamics", lambda left: left - OUTCOME_SHARE * 60 * run.minutes)
-    return train(stage, budget, run.folder / "dynamics", run.seed + 1, run.rhythm, run.torch_device).eval()
+    return _trained(run, stage, budget, run.seed + 1).eval()
 
 
 def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
@@ -262,7 +269,7 @@ def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTabl
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("forecast", model, batch, objective, per_step, sizes.learning_rate)
     budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
-    model = train(stage, budget, run.folder / "forecast", run.seed + 3, run.rhythm, device).requires_grad_(False)
+    model = _trained(run, stage, budget, run.seed + 3).requires_grad_(False)
     if model.recall is not None:
         remembered, _ = _parts(run, model.config.keyframes)
         model.recall.start_from(_keyframes(run, remembered, model.config.keyframes))
@@ -286,15 +293,18 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
 
     stage = Stage("outcome", model, batch, objective, sizes.batch, sizes.learning_rate)
     budget = run.spend("outcome", lambda left: left)
-    return train(stage, budget, run.folder / "outcome", run.seed + 2, run.rhythm, run.torch_device).eval()
+    return _trained(run, stage, budget, run.seed + 2).eval()
 
 
 def write_bundle(
     run: Run, autoencoder: Codec, denoiser: Denoiser, outcome: OutcomeModel, clips: ClipTable
 ) -> WorldModel:
     """Puts the world into `world/` in the run's folder and returns it as loaded from there."""
-    world = assemble(run, autoencoder, denoiser, outcome, clips)
-    folder = bundle.save(world, run.folder / "world", torch.bfloat16, card(world))
+    folder = run.folder / "world"
+    with run.processes.first_first():
+        if run.processes.first:
+            world = assemble(run, autoencoder, denoiser, outcome, clips)
+            bundle.save(world, folder, torch.bfloat16, card(world))
     return bundle.load(folder, run.torch_device)
 
 

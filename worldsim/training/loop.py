@@ -27,9 +27,11 @@ from worldsim.threads import Threads
 from worldsim.training import checkpoint
 from worldsim.training.ema import averaged
 from worldsim.training.optim import adamw, schedule
+from worldsim.training.processes import Processes
 from worldsim.types import Loss
 
 M = TypeVar("M", bound=nn.Module)
+TOGETHER = 10  # steps after which several processes agree anew on how much of the budget is spent
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Budget:
 class Stage(Generic[M]):
     """What a training stage consists of.
 
-    `batch(step)` returns the step's data, in a thread beside the step before; `objective(model, average, batch,
-    progress, generator)` its loss, where `average` is the model with averaged weights; `preview(average, step)` writes
+    `batch(number)` returns a batch, in a thread beside the step before; `objective(model, average, batch, progress,
+    generator)` its loss, where `average` is the model with averaged weights; `preview(average, step)` writes
     a picture of what it can do.
     """
 
@@ -62,7 +64,7 @@ class Stage(Generic[M]):
     model: M
     batch: Callable[[int], Any]
     objective: Callable[[nn.Module, nn.Module, Any, float, torch.Generator], Loss]
-    frames_per_step: int
+    frames_per_batch: int
     learning_rate: float
     preview: Callable[[M, int], None] | None = None
 
@@ -95,11 +97,20 @@ class Progress:
         self.step, self.elapsed = state["step"], state["elapsed"]
 
 
-def train(stage: Stage[M], budget: Budget, folder: Path, seed: int, rhythm: Rhythm, device: torch.device | str) -> M:
+def train(
+    stage: Stage[M],
+    budget: Budget,
+    folder: Path,
+    seed: int,
+    rhythm: Rhythm,
+    device: torch.device | str,
+    batches: int = 1,
+) -> M:
     """Trains until the budget is spent and returns the model with averaged weights; resumes what `folder` holds.
 
     Batches, noise and schedule are functions of the seed and of what the checkpoint says, so a killed run goes on as it
-    would have. The finished weights stay in `folder/final.safetensors`, which a later call returns at once.
+    would have. A step is the mean of so many `batches`, which the processes share: on fewer of them it takes longer,
+    and is the same to rounding. The finished weights stay in `folder/final.safetensors`, which a later call returns.
     """
     final, device = folder / "final.safetensors", torch.device(device)
     # Convolutions are faster so, on CPU and GPU.
@@ -114,17 +125,22 @@ def train(stage: Stage[M], budget: Budget, folder: Path, seed: int, rhythm: Rhyt
     if device.index is not None:
         torch.cuda.set_device(device)
     accelerator = Accelerator(mixed_precision=precision(device), cpu=device.type == "cpu")
-    model, optimizer = accelerator.prepare(stage.model, adamw(stage.model, stage.learning_rate))
+    # No wrapper around the model: objectives read its parts, and gradients are added up here.
+    model = accelerator.prepare_model(stage.model, evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(adamw(stage.model, stage.learning_rate))
     progress = Progress()
     accelerator.register_for_checkpointing(average, progress)
     if (found := checkpoint.latest(folder)) is not None:
         accelerator.load_state(str(found))
         print(f"{stage.name}: resuming from step {progress.step}")
-    log = Log(folder, stage.name, progress.step)
+    processes = Processes.found(device)
+    log = Log(folder, stage.name, progress.step, processes)
     with Threads() as threads:
-        parts = (accelerator, model, average, optimizer, progress, log, threads)
-        _Run(stage, budget, folder, seed, rhythm, *parts).loop()
-    save_tensors(weights.state_dict(), final)
+        parts = (accelerator, model, average, optimizer, progress, log, threads, processes)
+        _Run(stage, budget, folder, seed, rhythm, batches, *parts).loop()
+    with processes.first_first():
+        if processes.first:
+            save_tensors(weights.state_dict(), final)
     accelerator.free_memory()
     return weights
 
@@ -148,6 +164,7 @@ class _Run:
     folder: Path
     seed: int
     rhythm: Rhythm
+    batches: int
     accelerator: Accelerator
     model: nn.Module
     average: AveragedModel
@@ -155,26 +172,33 @@ class _Run:
     progress: Progress
     log: Log
     threads: Threads
+    processes: Processes
+    agreed: float | None = None
 
     def loop(self) -> None:
         before, start = self.progress.elapsed, time.monotonic()
         saved = shown = start
         ahead = ThreadPoolExecutor(1)
-        coming = ahead.submit(self.stage.batch, self.progress.step)
-        bar = tqdm(total=100, desc=self.stage.name, unit="%", bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
+        coming = ahead.submit(self.drawn, self.progress.step)
+        bar = tqdm(
+            total=100, desc=self.stage.name, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
+            disable=not self.processes.first,
+        )  # fmt: skip
         try:
-            while (share := self.budget.progress(self.progress.step, self.progress.elapsed)) < 1:
+            while (share := self.share()) < 1:
                 self.threads.adjust()
-                batch, coming = coming.result(), ahead.submit(self.stage.batch, self.progress.step + 1)
-                loss = self.update(batch, share)
+                drawn, coming = coming.result(), ahead.submit(self.drawn, self.progress.step + 1)
+                loss = self.update(drawn, share)
                 self.progress.step += 1
                 now = time.monotonic()
                 self.progress.elapsed = before + now - start
                 self.log.add(loss)
                 if self.progress.step % self.rhythm.log_steps == 0:
-                    line = self.log.write(self.progress, self.stage.frames_per_step)
+                    line = self.log.write(self.progress, self.stage.frames_per_batch * self.batches)
                     bar.n = 100 * share
                     bar.set_postfix_str(f"step {self.progress.step} {line}")
+                if not self.processes.first:
+                    continue
                 if now - saved > self.rhythm.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
@@ -185,25 +209,46 @@ class _Run:
             ahead.shutdown(cancel_futures=True)
             bar.close()
             self.log.flush()
-        self.save()
-        self.log.close(self.progress, self.stage.frames_per_step)
-        if self.stage.preview:
+        if self.processes.first:
+            self.save()
+        self.log.close(self.progress, self.stage.frames_per_batch * self.batches)
+        if self.stage.preview and self.processes.first:
             self.stage.preview(self.average.module, self.progress.step)
 
-    def update(self, batch: Any, share: float) -> Loss:
-        """Takes one step of the optimiser."""
+    def share(self) -> float:
+        """Returns the share of the budget that is spent; processes ask the first one's clock now and then."""
+        now = self.budget.progress(self.progress.step, self.progress.elapsed)
+        if self.processes.count == 1 or self.budget.steps:
+            return now
+        if self.progress.step % TOGETHER == 0 or self.agreed is None:
+            self.agreed = self.processes.same(now, self.accelerator.device)
+        return self.agreed
+
+    def drawn(self, step: int) -> list[tuple[int, Any]]:
+        """Returns this process' batches of a step, each with its number."""
+        numbers = range(step * self.batches + self.processes.index, (step + 1) * self.batches, self.processes.count)
+        return [(number, self.stage.batch(number)) for number in numbers]
+
+    def update(self, drawn: list[tuple[int, Any]], share: float) -> Loss:
+        """Takes one step of the optimiser; returns the mean loss of this process' batches."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * schedule(share)
-        device = self.accelerator.device
-        generator = torch.Generator(device).manual_seed((self.seed << 32) + self.progress.step)
-        with self.accelerator.autocast():
-            loss = self.stage.objective(self.model, self.average.module, batch, share, generator)
-        self.accelerator.backward(loss.total)
+        losses = []
+        for number, batch in drawn:
+            generator = torch.Generator(self.accelerator.device).manual_seed((self.seed << 32) + number)
+            with self.accelerator.autocast():
+                loss = self.stage.objective(self.model, self.average.module, batch, share, generator)
+            self.accelerator.backward(loss.total / self.batches)
+            losses.append(loss)
+        self.processes.add_up([p.grad for p in self.model.parameters() if p.grad is not None])
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-        return loss
+        if len(losses) == 1:
+            return losses[0]
+        parts = {key: torch.stack([loss.parts[key] for loss in losses]).mean() for key in losses[0].parts}
+        return Loss(torch.stack([loss.total.detach() for loss in losses]).mean(), parts)
 
     def save(self) -> None:
         """Writes a checkpoint of finite weights; the log reaches disk with it."""
@@ -218,7 +263,11 @@ class Log:
     On resuming, lines after the checkpoint's step are dropped: they are about to be written again.
     """
 
-    def __init__(self, folder: Path, name: str, step: int):
+    def __init__(self, folder: Path, name: str, step: int, processes: Processes):
+        self._name, self._mark, self._processes = name, (step, time.monotonic()), processes
+        self._losses: list[dict[str, torch.Tensor]] = []
+        if not processes.first:
+            return
         path = folder / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
@@ -227,8 +276,6 @@ class Log:
         os.replace(temporary, path)
         self._file = open(path, "a")  # noqa: SIM115 - closed by close()
         self._board = _tensorboard(folder, step)
-        self._name, self._mark = name, (step, time.monotonic())
-        self._losses: list[dict[str, torch.Tensor]] = []
 
     def add(self, loss: Loss) -> None:
         """Takes in a step's loss without waiting for the device."""
@@ -240,31 +287,37 @@ class Log:
             raise ValueError("expected a finite loss, found one that is not; lower the learning rate in a new out=")
 
     def write(self, progress: Progress, frames_per_step: int) -> str:
-        """Writes the mean of the losses since the last line; returns a short form for the progress bar."""
+        """Writes the mean of the losses since the last line, of all processes; returns a short form for the bar."""
         self.check()
         now, (step, then) = time.monotonic(), self._mark
         speed = (progress.step - step) * frames_per_step / max(now - then, 1e-9)
-        means = {key: torch.stack([x[key].float() for x in self._losses]).mean().item() for key in self._losses[0]}
-        row = {"stage": self._name, **progress.state_dict(), **means, "frames_per_s": speed}
-        self._file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
-        if self._board is not None:
-            for key, value in (means | {"frames_per_s": speed}).items():
-                self._board.add_scalar(f"{self._name}/{key}", value, progress.step)
+        keys = list(self._losses[0])
+        told = torch.stack([torch.stack([x[key].float() for x in self._losses]).mean() for key in keys])
+        self._processes.add_up([told])
+        means = dict(zip(keys, (told / self._processes.count).tolist(), strict=True))
         self._losses, self._mark = [], (progress.step, now)
+        if self._processes.first:
+            row = {"stage": self._name, **progress.state_dict(), **means, "frames_per_s": speed}
+            self._file.write(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()}) + "\n")
+            if self._board is not None:
+                for key, value in (means | {"frames_per_s": speed}).items():
+                    self._board.add_scalar(f"{self._name}/{key}", value, progress.step)
         return f"loss {means['loss']:.4f} {speed:.0f} frames/s"
 
     def flush(self) -> None:
         """Brings what is written to disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._processes.first:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self, progress: Progress, frames_per_step: int) -> None:
         """Writes what is left and closes the files."""
         if self._losses:
             self.write(progress, frames_per_step)
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._processes.first:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
 
 
 def _tensorboard(folder: Path, step: int):
