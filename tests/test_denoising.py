@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from tiny_world import (
@@ -356,3 +357,15 @@ def test_faults_show_what_is_usual_or_another_clip_or_another_place():
                 assert len(sources) == 1
                 kinds.add("same" if sources.item() == row else "usual" if sources.item() == 7 else "other")
     assert kinds == {"same", "usual", "other"}
+
+
+def test_faults_lie_where_there_is_something_to_miss_or_to_add():
+    clip = random_clip(32, 5, (1, 32, 32), CODEC)
+    latents, rng = torch.zeros_like(clip.latents), np.random.default_rng(0)
+    for row, (y, x) in enumerate(rng.integers(28, size=(32, 2))):
+        latents[row, :, :, y : y + 3, x : x + 3] = 1.0  # one small thing on empty ground
+    clip = replace(clip, latents=latents)
+    seen = faulty_history(clip, DenoisingConfig(faulty_share=1.0), Draws(clip.latents, generator()))
+    there = seen.latents[:, 0].sum((1, 2, 3))
+    assert (there < 9).float().mean() > 0.4 and (there > 9).float().mean() > 0.25  # missing, or one too many
+    assert (there != 9).float().mean() > 0.9  # hardly any square in vain

@@ -61,6 +61,10 @@ def denoising_loss(
     seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
     seen = map_rows(lambda x: x[:, config.resampled_frames :], seen)  # what came before is for these alone
     history = noisy_history(faulty_history(seen, config, draw), config, draw)
+    # The first rows are resampled, the last faulty, and shortcuts are the first again: they shall be of every kind.
+    b = len(clip.valid)
+    order = (torch.arange(b, device=clip.valid.device) + (draw.uniform(1) * b).long()) % b
+    history, clip = history.select(order), clip.select(order)
     clean, valid = clip.latents[:, -n:], clip.valid[:, -n:]
     action = dropped_actions(clip, null, config, draw)
     with torch.no_grad():  # what is foreseen is learned before, and stands
@@ -141,8 +145,9 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     """Puts into squares of some clips' histories what is not there, in all frames alike; the frame to tell stays true.
 
     Half of these clips show what is usual there, so that things are missing; the others another clip, or another place
-    of their own, so that there are too many. No recording shows the way back from what dreams do wrong. The clips are
-    the last ones: the first are those that are resampled.
+    of their own, so that there are too many. Squares lie where there is something to miss or to add: what differs from
+    the usual. No recording shows the way back from what dreams do wrong. The clips are the last ones: the first are
+    those that are resampled.
     """
     b, height, width = len(clip.latents), *clip.latents.shape[-2:]
     rows = math.ceil(b * config.faulty_share)
@@ -151,15 +156,23 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     true = clip.latents[b - rows :, :-1]
     usual = clip.latents[:, 0].median(0).values.expand_as(true)
     other = clip.latents.roll(1, 0)[b - rows :, :-1]
-    kind, count = draw.uniform(rows, 1, 1, 1, 1), draw.uniform(rows, 1, 1) * FAULTS
-    wrong = torch.where(kind < 0.5, usual, torch.where(kind < 0.75, other, _rolled(true, draw)))
-    y, x = (torch.arange(n, device=true.device) / n for n in (height, width))
+    missing, other_clip = (draw.uniform(2, rows, 1, 1, 1, 1) < 0.5).unbind()
+    extra = torch.where(other_clip, other, _rolled(true, draw))
+    wrong = torch.where(missing, usual, extra)
+    count = draw.uniform(rows, 1, 1) * FAULTS
+    things = (torch.where(missing, true, extra)[:, -1] - usual[:, -1]).square().sum(1).flatten(1)
+    heaped = (things + 1e-6).double().cumsum(1)
+    y, x = (torch.arange(n, device=true.device) for n in (height, width))
     swapped = torch.zeros(rows, height, width, dtype=torch.bool, device=true.device)
     for i in range(FAULTS):
-        side, top, left = draw.uniform(3, rows, 1)
-        side = FAULT_SIDES[0] + side * (FAULT_SIDES[1] - FAULT_SIDES[0])
-        top, left = top * (1 - side), left * (1 - side)
-        inside = ((y >= top) & (y < top + side))[:, :, None] & ((x >= left) & (x < left + side))[:, None]
+        place = torch.searchsorted(heaped, draw.uniform(rows, 1).double() * heaped[:, -1:]).clamp_max(
+            height * width - 1
+        )
+        side = FAULT_SIDES[0] + draw.uniform(rows, 1) * (FAULT_SIDES[1] - FAULT_SIDES[0])
+        inside = (
+            ((y - place // width).abs() < side * height / 2)[:, :, None]
+            & ((x - place % width).abs() < side * width / 2)[:, None]
+        )  # fmt: skip
         swapped |= inside & (count >= i)  # the first square always
     faulty = torch.where(swapped[:, None, None], wrong, true)
     last = clip.latents[b - rows :, -1:]
