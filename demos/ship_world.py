@@ -47,19 +47,26 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def card(text: dict, record: str, wrong: str) -> str:
+def trainings(provenance: dict) -> list[dict]:
+    """Returns what is known of every training that made a world, the first one first."""
+    before = provenance.get("begun_from")
+    return [*(trainings(before) if before else []), provenance]
+
+
+def card(text: dict, record: Sequence[str], wrong: str) -> str:
     """Returns the world's card."""
     p, m = text["provenance"], text["metrics"]
+    minutes = " and ".join(f"{part['minutes']:g}" for part in trainings(p))
+    commands = "\n    ".join([*record, *(part["command"] for part in trainings(p))])
     judged = markdown(("", "measured", "", "rule"), [(v.question, v.figure, v.word, v.rule) for v in verdicts(m)])
     measured = "\n\n".join(f"**{title}**\n\n{markdown(*table)}" for title, table in tables(m))
     return f"""# {text["name"]}
 
-A learned world of {text["game"]}: {p["minutes"]:g} minutes of training (preset {p["preset"]}, seed {p["seed"]}) on
+A learned world of {text["game"]}: {minutes} minutes of training (preset {p["preset"]}, seed {p["seed"]}) on
 {p["machine"]}, {p["date"]}, commit {p["commit"]}.
 Data: {p["data"]["episodes"]} episodes for training, {p["data"]["frames"]} frames in all.
 
-    {record}
-    {p["command"]}
+    {commands}
 
 Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, K = {m["steps"]}; 95 % intervals in brackets.
 
@@ -80,7 +87,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="recordings it was measured on")
     parser.add_argument("name")
     parser.add_argument("--policy", default="sticky", help="who acts in the dreams of the contact sheet")
-    parser.add_argument("--record", required=True, help="the command that recorded the data")
+    parser.add_argument("--record", required=True, action="append", help="a command that recorded data, each once")
     parser.add_argument("--wrong", required=True, help="what the world gets wrong, in words")
     arguments = parser.parse_args()
     target = bundle.WORLDS / arguments.name
