@@ -429,7 +429,7 @@ def test_small_things_without_names_are_there_in_the_game_and_missed_where_coins
     real, losing = small_things["real"], small_things["losing"]
     assert real["0"]["distance"] < real["0"]["floor"] < 0.2
     assert real["0"]["change"]["dream"] == real["0"]["change"]["real"]
-    assert losing["64"]["distance"] > 2 * max(real["64"]["distance"], real["64"]["floor"])
+    assert losing["256"]["distance"] > 2 * max(real["256"]["distance"], real["256"]["floor"])
 
 
 def test_small_things_that_stand_still_are_caught(small_things):

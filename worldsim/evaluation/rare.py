@@ -20,6 +20,7 @@ from worldsim.evaluation.statistics import interval
 PATCH = 8  # pixels
 CHANGE = 8  # grey levels by which a patch changes more than the median one of its frame, to count
 CENTRES, ROUNDS = 128, 10  # of the clusters that say what is common
+FINE = 0.05  # of the whole range: colours that vary less between patches are not told apart more finely
 RARE = 1 / 8  # of a set of patches
 SAMPLE, COMPARED = 16_384, 1024  # patches that are clustered, and compared
 
@@ -65,8 +66,8 @@ class Rarity:
         draw = torch.Generator().manual_seed(0)
         patches = _patches(frames)
         patches = patches[torch.randperm(len(patches), generator=draw)[:SAMPLE]]
-        self._scale = patches.std(0) + 1e-6
-        told = patches / self._scale
+        self._mean, self._scale = patches.mean(0), patches.std(0).clamp_min(FINE)
+        told = (patches - self._mean) / self._scale
         centres = told[:CENTRES]
         for _ in range(ROUNDS):
             nearest = torch.cdist(told, centres).argmin(1)
@@ -84,7 +85,7 @@ class Rarity:
 
     def _split(self, patches: Tensor) -> list[np.ndarray]:
         """Returns the rarest eighth and the rest, each thinned to what is compared."""
-        told = patches / self._scale
+        told = (patches - self._mean) / self._scale
         order = torch.cdist(told, self._common).amin(1).argsort(descending=True)
         count = max(2, int(len(order) * RARE))
         return [told[x[:: -(-len(x) // COMPARED)]].double().numpy() for x in (order[:count], order[count:])]
