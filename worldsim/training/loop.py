@@ -178,7 +178,7 @@ class _Run:
     def loop(self) -> None:
         before, start = self.progress.elapsed, time.monotonic()
         saved = shown = start
-        ahead = ThreadPoolExecutor(1)
+        ahead = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))  # two teams hold one another up
         coming = ahead.submit(self.drawn, self.progress.step)
         bar = tqdm(
             total=100, desc=self.stage.name, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
