@@ -1,6 +1,7 @@
 """Several processes train as one: the same losses and weights as one process with as many batches, also resumed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tiny_world import record
 from worldsim import bundle
 
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from worldsim.training.loop import Budget, Rhythm, Stage, train
 from worldsim.types import Loss
@@ -23,6 +24,7 @@ folder, dies = Path(sys.argv[1]), int(sys.argv[2])
 torch.manual_seed(0)
 
 def batch(number):
+    print(f"process {os.environ.get('RANK')} batch {number};", flush=True)
     if number == dies:
         raise SystemExit(3)
     return torch.randn(8, 4, generator=torch.Generator().manual_seed(number))
@@ -35,22 +37,14 @@ model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Lin
 stage = Stage("toy", model, batch, objective, 8, 1e-2)
 train(stage, Budget(steps=24), folder, 0, Rhythm(checkpoint_seconds=0, log_steps=1), "cpu", batches=2)
 """
-LAUNCH = [
-    "-m",
-    "accelerate.commands.launch",
-    "--cpu",
-    "--num_processes",
-    "2",
-    "--num_machines",
-    "1",
-    "--mixed_precision",
-]
-LAUNCH += ["no", "--dynamo_backend", "no", "--main_process_port", "0"]
+LAUNCH = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def launched(*arguments, processes):
     command = [sys.executable, *(LAUNCH if processes == 2 else []), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def toy(tmp_path, name, processes, dies=-1):
@@ -67,6 +61,8 @@ def test_two_processes_learn_what_one_learns_and_a_killed_pair_is_resumed_by_one
     assert toy(tmp_path, "one", 1).returncode == 0
     both = toy(tmp_path, "two", 2)
     assert both.returncode == 0, both.stderr
+    assert "process 0 batch 46;" in both.stdout and "process 1 batch 47;" in both.stdout  # each its own
+    assert "process 0 batch 47;" not in both.stdout
     assert toy(tmp_path, "killed", 2, dies=21).returncode != 0  # a batch of the tenth step
     step = max(int(path.name.split("-")[1]) for path in (tmp_path / "killed").glob("checkpoint-*"))
     assert 4 <= step <= 10 and not (tmp_path / "killed" / "final.safetensors").exists()

@@ -1,6 +1,6 @@
 """Several processes that train as one, each on its own share of every step's batches; gradients are added up.
 
-Here on torch.distributed, as Accelerate's launcher begins it: no objective knows of it, and on one process nothing
+Here on torch.distributed, as torchrun begins it: no objective knows of it, and on one process nothing
 happens. Leaves out models that do not fit one device.
 """
 
@@ -27,7 +27,7 @@ class Processes:
 
     @classmethod
     def found(cls, device: torch.device) -> Self:
-        """Returns the processes that `accelerate launch` (or torchrun) began, joined; one, where nobody did."""
+        """Returns the processes that torchrun (or `accelerate launch`) began, joined; one, where nobody did."""
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return cls()
         state = PartialState(cpu=device.type == "cpu")
