@@ -24,7 +24,7 @@ BEFORE, AFTER = 2, 1  # frames that the judge sees before and after the one that
 SIDE = 64  # pixels that it sees at most
 CLASSES = 32  # values of a number at most; of one with more, only its sign is judged
 CENTRE = 0.05  # of the largest value: what is nearer to 0 is no sign
-BATCH = 64
+BATCH, RESAMPLES = 64, 300
 
 
 class Judge(nn.Module):
@@ -102,7 +102,7 @@ def control(
         judged.setdefault(seen.age, []).append(np.stack((labels(seen.actions), *guesses), 1))
     return {
         str(age): {
-            "share": bootstrap(parts, lambda some: _share(*_recalls(some))),
+            "share": bootstrap(parts, lambda some: _share(*_recalls(some)), RESAMPLES),
             **dict(zip(("dream", "real", "chance"), (round(x, 4) for x in _recalls(parts)), strict=True)),
         }
         for age, parts in judged.items()
