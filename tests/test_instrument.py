@@ -202,9 +202,10 @@ def test_a_judge_names_the_actions_of_the_real_game_at_any_age_and_catches_a_wor
     perfect, tmp_path
 ):
     store = recorded(tmp_path / "data", 6000)
-    real, wilful = (control(subject, store, list(range(8)), 32, 200) for subject in (perfect, Wilful()))
+    measured = ((perfect, 12), (Wilful(), 32))
+    real, wilful = (control(subject, store, list(range(8)), rows, 200) for subject, rows in measured)
     assert list(real) == ["0", "16", "64", "256"]
-    assert real["0"]["share"]["mean"] > 0.98 and real["0"]["real"] > 0.65  # a few rows go on behind an episode's end
+    assert real["0"]["share"] == {"mean": 1.0, "low": 1.0, "high": 1.0} and real["0"]["real"] > 0.65
     assert all(figures["share"]["mean"] > 0.85 and figures["chance"] == 0.5 for figures in real.values())
     assert all(figures["share"]["high"] < 0.8 for figures in wilful.values())
     verdict = lambda m: said({}, "still obey", {"controllability": {"judged": m}})  # noqa: E731

@@ -245,8 +245,6 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-        if len(losses) == 1:
-            return losses[0]
         parts = {key: torch.stack([loss.parts[key] for loss in losses]).mean() for key in losses[0].parts}
         return Loss(torch.stack([loss.total.detach() for loss in losses]).mean(), parts)
 
