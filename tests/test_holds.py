@@ -25,7 +25,7 @@ def test_each_action_s_runs_are_counted_and_end_with_the_episode(tmp_path):
     store = write(tmp_path / "data", [0, 0, 0, 2, 0], [0, 0, 2, 2])
     actions, lengths = holds.holds(store)
     assert actions.tolist() == [[0], [2]] and [sorted(x) for x in lengths] == [[1, 2, 3], [1, 2]]
-    assert [holds.longest(store, np.array([a])) for a in (0, 1, 2)] == [3, 0, 2]
+    assert [holds.longest(holds.holds(store), np.array([a])) for a in (0, 1, 2)] == [3, 0, 2]
     assert holds.in_words(store) == "actions held, median and most steps: 0: 2, 3; 2: 2, 2"
 
 
@@ -40,4 +40,4 @@ def test_many_actions_are_told_together_and_none_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("length", [1, 6])
 def test_one_action_for_a_whole_episode_is_one_hold(tmp_path, length):
-    assert holds.longest(write(tmp_path / "data", [1] * length), np.array([1.0])) == length
+    assert holds.longest(holds.holds(write(tmp_path / "data", [1] * length)), np.array([1.0])) == length

@@ -32,9 +32,9 @@ def holds(store: EpisodeStore, episodes: Sequence[int] | None = None) -> tuple[n
     return found, np.split(runs[order], np.cumsum(np.bincount(which.ravel()))[:-1])
 
 
-def longest(store: EpisodeStore, action: np.ndarray) -> int:
-    """Returns for how many steps a packed action `[k]` is held at most, 0 where it never is."""
-    actions, lengths = holds(store)
+def longest(found: tuple[np.ndarray, list[np.ndarray]], action: np.ndarray) -> int:
+    """Returns for how many steps a packed action `[k]` is held at most in what `holds` found, 0 where it never is."""
+    actions, lengths = found
     return max(
         (int(runs.max()) for x, runs in zip(actions, lengths, strict=True) if np.array_equal(x, action)), default=0
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from worldsim.actions import default_table, pack
 from worldsim.data.episodes import EpisodeStore
-from worldsim.data.holds import longest
+from worldsim.data.holds import holds, longest
 from worldsim.evaluation.statistics import bootstrap, rank_correlation
 from worldsim.evaluation.subject import RealGame, Start, Subject, starts_of
 
@@ -73,8 +73,9 @@ def habits(
             starts = [starts_of(store, i, [subject.window], player.window)[0] for i in chosen]
             lives[side] = _live(player, starts, act_for(), places, length)
         result["habits"][name] = _figures(lives)
+    found = holds(store)
     for i, action in enumerate(_table(store)[:HELD]):
-        result["habits"][f"held {i}"]["longest"] = longest(store, action)
+        result["habits"][f"held {i}"]["longest"] = longest(found, action)
     game.close()
     lived = [[h["lived"][side]["mean"] for side in ("dream", "real")] for h in result["habits"].values()]
     result["rank_correlation"] = bootstrap(lived, lambda pairs: rank_correlation(np.array(pairs)))
