@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
-from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
+from worldsim.models.folded import CONTRAST, FoldedPixels, FoldedPixelsConfig
 
 
 def test_an_untrained_codec_rebuilds_what_few_components_span():
@@ -37,6 +37,19 @@ def test_folded_frames_unfold_to_the_same_bytes(fold, dtype):
     assert latents.shape == (2, *codec.latent_shape) == (2, 3 * fold**2, 16 // fold, 32 // fold)
     assert torch.equal(codec.decode(latents), frames)
     assert (latents >= codec.bound[0]).all() and (latents <= codec.bound[1]).all()
+
+
+def test_a_fitted_scale_gives_dark_games_the_contrast_of_bright_ones():
+    frames = torch.randint(0, 256, (20, 16, 16, 3), generator=torch.Generator().manual_seed(0)).byte()
+    scales = []
+    for game in (frames, frames // 8):
+        codec = FoldedPixels(FoldedPixelsConfig((16, 16, 3)).fitted(game))
+        assert codec.encode(game).std().item() == pytest.approx(CONTRAST, rel=0.01)
+        assert torch.equal(codec.decode(codec.encode(game)), game)
+        scales.append(codec.scale)
+    assert scales[1] == pytest.approx(8 * scales[0], rel=0.03)
+    assert FoldedPixelsConfig((16, 16, 3), scale=3.0).fitted(frames).scale == 3.0
+    assert FoldedPixels(FoldedPixelsConfig((16, 16, 3)).fitted(torch.zeros_like(frames))).bound.isfinite().all()
 
 
 def test_frames_that_do_not_fold_are_refused():

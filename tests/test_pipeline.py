@@ -77,7 +77,7 @@ PIXEL = replace(
 )
 
 
-def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tmp_path):
+def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tmp_path, monkeypatch):
     world = train_world(run(tmp_path, preset=PIXEL))
     assert world.info.frame_shape == SHAPE and not (tmp_path / "run" / "latents").exists()
     assert world.prompts.latents.shape[1] == 2  # the window: what is resampled in training needs no prompt
@@ -85,6 +85,7 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     frames = np.concatenate([store.observations(i) for i in range(len(store))])
     assert (world.autoencoder.decode(first).numpy() == frames).all((1, 2, 3)).any()
     more = replace(run(tmp_path, preset=PIXEL), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
+    monkeypatch.setattr("worldsim.models.folded.CONTRAST", 1.0)  # as other recordings would be fitted
     train_world(more, "codec"), train_world(more, "encode")
     further = train_world(more)
     assert further.fingerprint != world.fingerprint

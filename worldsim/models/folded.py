@@ -6,13 +6,17 @@ Leaves out compression: frames of 128x128 and more want `ConvAutoencoder`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim import pixels
+
+CONTRAST = 0.44  # standard deviation of latents, where noise has 1
+LEAST_CONTRAST = 0.01  # standard deviation of pixels in [-1, 1], below which nothing is made of less
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class FoldedPixelsConfig:
 
     frame_shape: tuple[int, int, int] = (64, 64, 3)
     fold: int = 2
-    scale: float = 2.0  # of latents: pixels of games vary by about half of [-1, 1]
+    scale: float | None = None  # of pixels in [-1, 1]; None: 1, or as `fitted` to recordings
 
     def __post_init__(self):
         height, width, channels = self.frame_shape
@@ -30,6 +34,12 @@ class FoldedPixelsConfig:
                 f"expected RGB frames whose sides are multiples of {self.fold}, found {height}x{width}x{channels}; "
                 "record with another size"
             )
+
+    def fitted(self, frames: Tensor) -> Self:
+        """Returns these sizes with a scale: where none is given, one by which uint8 frames `[n H W 3]` get CONTRAST."""
+        if self.scale is not None:
+            return self
+        return replace(self, scale=round(CONTRAST / max(pixels.to_float(frames).std().item(), LEAST_CONTRAST), 2))
 
 
 class FoldedPixels(nn.Module):
@@ -42,7 +52,8 @@ class FoldedPixels(nn.Module):
         self.config = config
         height, width, _ = config.frame_shape
         self.latent_shape = (3 * config.fold**2, height // config.fold, width // config.fold)
-        bound = config.scale * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
+        self.scale = 1.0 if config.scale is None else config.scale
+        bound = self.scale * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
         self.register_buffer("bound", bound.repeat(1, self.latent_shape[0], 1, 1))
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -51,10 +62,10 @@ class FoldedPixels(nn.Module):
             raise ValueError(
                 f"expected frames of {self.config.frame_shape}, found {tuple(frames.shape[-3:])}; resize them"
             )
-        images = self.config.scale * pixels.to_float(frames.reshape(-1, *self.config.frame_shape))
+        images = self.scale * pixels.to_float(frames.reshape(-1, *self.config.frame_shape))
         return F.pixel_unshuffle(images, self.config.fold).reshape(*frames.shape[:-3], *self.latent_shape)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Unfolds latents `[... c h w]` into uint8 frames `[... H W 3]`."""
         images = F.pixel_shuffle(latents.reshape(-1, *self.latent_shape), self.config.fold)
-        return pixels.to_uint8(images / self.config.scale).reshape(*latents.shape[:-3], *self.config.frame_shape)
+        return pixels.to_uint8(images / self.scale).reshape(*latents.shape[:-3], *self.config.frame_shape)

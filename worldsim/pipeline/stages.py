@@ -102,12 +102,13 @@ def _trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
 
 
 def prepare_codec(run: Run) -> Codec:
-    """Returns the preset's codec, trained where it learns."""
+    """Returns the preset's codec, trained where it learns; of a world to begin from, its folded one."""
     config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
     if not isinstance(config, FoldedPixelsConfig):
         return train_codec(run, config)
     (run.folder / "codec").mkdir(exist_ok=True)
-    codec = FoldedPixels(config)
+    begun = None if run.begin_from is None else bundle.load(run.begin_from).autoencoder
+    codec = FoldedPixels(begun.config if isinstance(begun, FoldedPixels) else config.fitted(_statistics_frames(run)))
     if run.processes.first:
         save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
     return codec.to(run.torch_device)
