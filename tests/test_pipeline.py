@@ -92,8 +92,10 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     before, after = world.info.provenance, further.info.provenance
     assert after["training_episodes"] == 2 * before["training_episodes"]  # before and now
     assert after["begun_from"]["minutes"] == before["minutes"]
-    with pytest.raises(ValueError, match=r"expected begin_from=.* to be a world of .*; use its preset"):
-        train_world(replace(more, preset=TINY, folder=tmp_path / "other"))
+    scaled = replace(PIXEL, autoencoder=partial(FoldedPixelsConfig, scale=3.0))  # given: it stands
+    for name, preset in (("tiny", TINY), ("scaled", scaled)):
+        with pytest.raises(ValueError, match=r"expected begin_from=.* to be a world of .*; use its preset"):
+            train_world(replace(more, preset=preset, folder=tmp_path / name))
 
 
 def test_two_data_sets_train_one_world_by_the_command_line_s_list(tmp_path):

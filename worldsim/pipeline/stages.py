@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import imageio.v3 as iio
 import numpy as np
@@ -102,13 +102,15 @@ def _trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
 
 
 def prepare_codec(run: Run) -> Codec:
-    """Returns the preset's codec, trained where it learns; of a world to begin from, its folded one."""
+    """Returns the preset's codec, trained where it learns; a folded one has the scale of the world to begin from."""
     config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
     if not isinstance(config, FoldedPixelsConfig):
         return train_codec(run, config)
     (run.folder / "codec").mkdir(exist_ok=True)
     begun = None if run.begin_from is None else bundle.load(run.begin_from).autoencoder
-    codec = FoldedPixels(begun.config if isinstance(begun, FoldedPixels) else config.fitted(_statistics_frames(run)))
+    if config.scale is None and isinstance(begun, FoldedPixels):
+        config = replace(config, scale=begun.scale)
+    codec = FoldedPixels(config.fitted(_statistics_frames(run)))
     if run.processes.first:
         save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
     return codec.to(run.torch_device)
