@@ -33,6 +33,7 @@ from worldsim.models.conv import ConvBackbone
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
 from worldsim.objectives.denoising import (
+    DECIDING,
     DenoisingConfig,
     Draws,
     denoising_loss,
@@ -369,3 +370,17 @@ def test_faults_lie_where_there_is_something_to_miss_or_to_add():
     there = seen.latents[:, 0].sum((1, 2, 3))
     assert (there < 9).float().mean() > 0.4 and (there > 9).float().mean() > 0.25  # missing, or one too many
     assert (there != 9).float().mean() > 0.9  # hardly any square in vain
+
+
+def test_faulty_histories_are_learned_from_where_it_is_decided_what_is_there():
+    seen = []
+
+    def weight(level, process):
+        seen.append(level)
+        return torch.ones_like(level)
+
+    config = DenoisingConfig(faulty_share=0.5, levels=GridLevels(1), weight=weight)
+    loss(denoiser(), random_clip(16, 5, LATENT, CODEC), config, shortcuts=False)
+    low, high = DECIDING
+    faulty = seen[0][seen[0] < 1]
+    assert len(faulty) == 8 and (low <= faulty).all() and (faulty <= high).all()

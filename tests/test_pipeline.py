@@ -71,7 +71,7 @@ def test_episodes_become_a_world_that_steps_like_an_environment(tmp_path):
 PIXEL = replace(
     TINY,
     autoencoder=FoldedPixelsConfig,
-    backbone=partial(UNetConfig, window=2, widths=(8, 16), condition_width=16),
+    backbone=partial(UNetConfig, window=2, widths=(8, 16), condition_width=16, words=4),
     clip_length=4,
     denoising=DenoisingConfig(resampled_frames=1, faulty_share=0.25),
 )

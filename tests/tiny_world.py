@@ -39,8 +39,10 @@ def conv_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
 
 
 def unet_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
-    sizes = {"window": WINDOW, "widths": (8, 16), "condition_width": 16}
-    return UNet(UNetConfig(latent_shape, action_width, **sizes, told=told))
+    sizes = {"window": WINDOW, "widths": (8, 16), "condition_width": 16, "words": 4}
+    unet = UNet(UNetConfig(latent_shape, action_width, **sizes, told=told))
+    unet.start_from(torch.randn(8, *latent_shape, generator=torch.Generator().manual_seed(0)))
+    return unet
 
 
 def transformer_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):

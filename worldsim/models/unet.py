@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from worldsim.models.layers import ResidualBlock, level_features, zero_init
 from worldsim.models.stack import Stack
+from worldsim.models.words import VisualWords
 from worldsim.types import Rows, Stream
 
 LEVEL_FEATURES = 32
@@ -32,6 +33,7 @@ class UNetConfig:
     blocks: int = 1  # a level and side
     attention: bool = True  # among the positions of the coarsest level
     condition_width: int = 256
+    words: int = 0  # kinds of patches counted in the newest past frame, see `words.VisualWords`
     told: int = 0  # channels beside the latents, of what a forecaster says
 
     def __post_init__(self):
@@ -47,10 +49,11 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class UNetContext(Rows):
-    """The past of every row, and its share of the first convolution, which every evaluation of a frame needs."""
+    """The past of every row, and what every evaluation of a frame needs of it."""
 
     stack: Stack
-    share: Tensor  # [b width h w]
+    share: Tensor  # [b width h w], of the first convolution
+    known: Tensor  # [b condition_width], of the condition
 
 
 class UNet(nn.Module):
@@ -68,6 +71,12 @@ class UNet(nn.Module):
         self.embed_action = nn.Linear(config.action_width, condition)
         self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, condition)
         self.embed_past = nn.Linear(config.window * (config.action_width + 2), condition)
+        self.words = None
+        if config.words:
+            self.words = VisualWords(config.words, c)
+            self.embed_words = nn.Sequential(
+                nn.Linear(config.words, condition), nn.SiLU(), nn.Linear(condition, condition)
+            )
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(condition, condition), nn.SiLU())
         self.stem = nn.Conv2d(c + config.told, widths[0], 3, padding=1)
         self.stem_past = nn.Conv2d(config.window * c, widths[0], 3, padding=1, bias=False)
@@ -90,6 +99,11 @@ class UNet(nn.Module):
         out, features = self.read(x, level, goal, action, self._context(Stack.before(history, n, self.config.window)))
         return rearrange(out, "(n b) ... -> b n ...", n=n), rearrange(features, "(n b) ... -> b n ...", n=n)
 
+    def start_from(self, latents: Tensor) -> None:
+        """Finds the visual words of recorded `latents [n c h w]`, where they are counted."""
+        if self.words is not None:
+            self.words.start_from(latents)
+
     def start(self, rows: int) -> UNetContext:
         """Returns an empty history for `rows` rows."""
         like = self.stem.weight.new_zeros(rows, *self.config.latent_shape)
@@ -100,8 +114,7 @@ class UNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Returns the output `[b c h w]` and features `[b d h' w']` for one frame; see `types.Backbone`."""
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
-        told = self.embed_action(action) + self.embed_levels(levels) + self.embed_past(context.stack.seen()[1])
-        condition = self.condition(told)
+        condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + context.known)
         h = self.stem(x) + context.share + self.position
         skips = []
         for i, blocks in enumerate(self.down):
@@ -122,7 +135,11 @@ class UNet(nn.Module):
         return self._context(context.stack.push(x, level, action))
 
     def _context(self, stack: Stack) -> UNetContext:
-        return UNetContext(stack, self.stem_past(stack.seen()[0]))
+        past, facts = stack.seen()
+        known = self.embed_past(facts)
+        if self.words is not None:
+            known = known + self.embed_words(self.words(stack.latents[:, 0]) * stack.valid[:, :1])
+        return UNetContext(stack, self.stem_past(past), known)
 
 
 class Attention(nn.Module):

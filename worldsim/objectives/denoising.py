@@ -70,7 +70,8 @@ def denoising_loss(
     with torch.no_grad():  # what is foreseen is learned before, and stands
         forecast = denoiser.forecaster.foresee(history, action)
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
-    level, target_level = _levels(rows, len(clean), n, denoiser.process, config, draw)
+    faulty = order >= b - math.ceil(b * config.faulty_share)
+    level, target_level = _levels(rows, faulty, n, denoiser.process, config, draw)
     noisy = add_noise(denoiser.process, forecast.residual(clean), draw.normal(clean.shape), level)
     target = Stream(noisy, level, action, valid, target_level)
     goal = clean
@@ -138,7 +139,8 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
     return replace(clip, latents=torch.cat((own.latents, clip.latents[rows:])))
 
 
-FAULTS, FAULT_SIDES = 3, (0.08, 0.25)  # squares of a clip at most, and their sides as shares of the frame's
+DECIDING = (0.3, 0.8)  # noise levels where it is decided whether and where a thing is
+FAULTS, FAULT_SIDES = 3, (0.12, 0.35)  # squares of a clip at most, and their sides as shares of the frame's
 
 
 def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
@@ -190,11 +192,18 @@ def _rolled(x: Tensor, draw) -> Tensor:
     return x
 
 
-def _levels(rows: int, b: int, n: int, process: NoiseProcess, config: DenoisingConfig, draw) -> tuple[Tensor, Tensor]:
-    """Returns level and target level `[b n]`: the first `rows` on the grid of their step size, the rest continuous."""
+def _levels(
+    rows: int, faulty: Tensor, n: int, process: NoiseProcess, config: DenoisingConfig, draw
+) -> tuple[Tensor, Tensor]:
+    """Returns level and target level `[b n]`: the first `rows` on the grid of their step size, the rest continuous.
+
+    Of the rest, those with a `faulty [b]` history where it is decided whether a thing is there.
+    """
     size = 0.5 ** (draw.uniform(rows, 1) * (config.shortcut_levels + 1)).floor()
     grid = ((draw.uniform(rows, n) / size).floor() + 1) * size
-    level = config.levels.draw(draw.uniform(b - rows, n), process)
+    u = draw.uniform(len(faulty) - rows, n)
+    low, high = DECIDING
+    level = torch.where(faulty[rows:, None], low + (high - low) * u, config.levels.draw(u, process))
     return torch.cat((grid, level)), torch.cat((grid - size, level))
 
 

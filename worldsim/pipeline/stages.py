@@ -31,6 +31,7 @@ from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
+from worldsim.models.unet import UNet
 from worldsim.objectives.denoising import denoising_loss, forecast_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
@@ -210,6 +211,8 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
     forecaster = train_forecaster(run, shapes, autoencoder, clips) if learns else LastFrame()
     with seeded(run.seed + 1):
         backbone = bundle.module_of(preset.backbone(**shapes, told=forecaster.told))
+        if isinstance(backbone, UNet):
+            backbone.start_from(_encoded(autoencoder, _statistics_frames(run)).cpu())
     if not backbone.config.window < length > preset.denoising.num_targets:
         raise ValueError(
             f"expected clip_length above window={backbone.config.window} and "
