@@ -96,7 +96,7 @@ def test_help_starts_nothing_heavy():
 def test_python_dash_m_worldsim_is_the_command():
     done = subprocess.run([sys.executable, "-m", "worldsim", "nonsense"], text=True, capture_output=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("worldsim: unknown command 'nonsense'; expected one of record, import, export, train")
+    assert done.stderr.startswith("worldsim: unknown command 'nonsense'; expected one of record, import, export, check")
 
 
 def test_an_unknown_argument_lists_the_known_ones(capsys):

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from worldsim.data.episodes import EpisodeStore
-from worldsim.data.importer import import_frames
+from worldsim.data.importer import import_frames, import_shifted
 from worldsim.data.index import FACTS
 from worldsim.data.minari_sets import import_minari, is_minari_id
 
@@ -37,7 +37,11 @@ def main(config: DictConfig) -> int:
 def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     path, actions = Path(source), None if config.actions is None else Path(str(config.actions))
     if (path / FACTS).exists():
-        raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
+        if config.shift == 0:
+            raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
+        return import_shifted(path, out, config.shift, progress)
+    if config.shift != 0:
+        raise ValueError(f"expected shift= with a data folder, found {source}; import it, then shift that")
     if path.exists():
         return import_frames(
             path, out, actions, config.fps, config.size, config.max_episode_steps, progress, tqdm.write

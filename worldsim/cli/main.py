@@ -21,6 +21,7 @@ COMMANDS = {
     "record": "record gameplay of any game into a data folder",
     "import": "make a data folder of videos, pictures, or a Minari data set",
     "export": "make a Minari data set of a data folder",
+    "check": "see whether recordings are fit to be learned from",
     "train": "train a world model of recorded gameplay",
     "eval": "measure a world against held-out recordings",
     "bench": "measure a world's speed and memory",

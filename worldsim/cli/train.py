@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from worldsim.cli.data import open_data
+from worldsim.data.soundness import check_data
 from worldsim.pipeline import Preset, Run, train_world
 
 
@@ -37,6 +38,9 @@ def main(config: DictConfig) -> int:
         rhythm=instantiate(config.rhythm),
         command=shlex.join(["worldsim", *sys.argv[1:]]),
     )
+    if run.processes.first and not (run.folder / "run.json").exists():
+        for warning in check_data(run.store, quick=True).warnings:
+            print(f"! {warning} (worldsim check data=… says more)")
     world = train_world(run, config.stage)
     if world is not None and run.processes.first:
         print(f"wrote {run.folder / 'world'}; play it:  worldsim play world={run.folder / 'world'}")

@@ -30,7 +30,7 @@ from worldsim.data.action_files import (
     make_layout,
     read_actions,
 )
-from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter, hash_episode
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter, hash_episode
 from worldsim.data.frame_files import Miscount, Take, find_files, open_takes
 from worldsim.data.index import FACTS, EpisodeRecord, check_continues
 from worldsim.data.recorder import DEFAULT_FPS
@@ -100,6 +100,40 @@ def import_frames(
         if decode:
             raise
         return run(decode=True)
+
+
+def import_shifted(
+    source: Path, out: Path, shift: int, progress: Callable[[int, int], Any] = lambda frames, total: None
+) -> int:
+    """Imports a data folder whose actions come `shift` steps late (early: below 0); returns how many frames were new.
+
+    Frames whose action was not recorded go, at the end of each episode (early: at its beginning), and with them how it
+    ended. Raises ValueError where the recording has no actions or an episode is too short.
+    """
+    store = EpisodeStore(source)
+    if store.info.action_space is None or not isinstance(shift, int) or not shift:
+        raise ValueError(f"expected shift= a whole number other than 0, and actions in {source}, found shift={shift}")
+    short = [record.id for record in store.records if record.total_steps <= abs(shift)]
+    if short:
+        raise ValueError(f"expected episodes of more than {abs(shift)} steps, found a shorter one, number {short[0]}")
+    total = store.num_frames - abs(shift) * len(store)
+    episodes = (_shifted(store, index, shift) for index in range(len(store)))
+    return write_import(out, store.info, episodes, lambda frames: progress(frames, total))
+
+
+def _shifted(store: EpisodeStore, index: int, shift: int) -> Episode:
+    record, late = store.records[index], max(shift, 0)
+    first, last = late - shift, record.total_steps - late  # of the frames that stay
+    rewards = store.rewards(index, first, last)
+    return Episode(
+        store.observations(index, first, last + 1),
+        store.actions(index, first + shift, last + shift),
+        rewards,
+        terminated=record.terminated and not late,
+        truncated=record.truncated or late > 0,
+        seed=None,
+        policy=record.policy,
+    )
 
 
 def _say_left_out(files: Sequence[ActionFile | None], say: Callable[[str], Any]) -> None:

@@ -43,7 +43,7 @@ def report(name: str, m: dict[str, Any], films: Sequence[Sequence[np.ndarray]], 
         [
             f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>',
             f"<h1>{html.escape(name)}</h1><p>{head}; 95 % intervals over episodes in brackets.{quick}</p>",
-            _table(
+            table(
                 ("", "measured", "", "rule"),
                 [(v.question, v.figure, f'<b class="{v.word}">&nbsp;{v.word}&nbsp;</b>', v.rule) for v in verdicts(m)],
             ),
@@ -52,7 +52,7 @@ def report(name: str, m: dict[str, Any], films: Sequence[Sequence[np.ndarray]], 
             '<div class="plots">',
             *(f"<div><h3>{title}</h3>{svg}</div>" for title, svg in drawn),
             f"</div>{missing}",
-            *(f"<h2>{title}</h2>{_table(*table)}" for title, table in tables(m)),
+            *(f"<h2>{title}</h2>{table(*rows)}" for title, rows in tables(m)),
         ]
     )
 
@@ -235,7 +235,8 @@ def figure(value: dict[str, float] | None) -> str:
     return "-" if value is None else f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Returns an HTML table."""
     cells = "".join(f"<th>{name}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"
