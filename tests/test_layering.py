@@ -35,7 +35,17 @@ PUBLIC = {*worldsim.__all__, "pixels"}  # a game resizes its frames as the libra
 ADAPTERS = ("worldsim.dream.sb3.",)
 
 # Optional extras, the only imports that may stand inside a function; pygame is no extra, but needs an intact install.
-LATE = ("matplotlib", "torch.utils.tensorboard", "tensorboard", "torchmetrics", "pygame", "vizdoom", "ale_py", "minari")
+LATE = (
+    "matplotlib",
+    "torch.utils.tensorboard",
+    "tensorboard",
+    "torchmetrics",
+    "pygame",
+    "vizdoom",
+    "ale_py",
+    "minari",
+    "h5py",
+)
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
 
 

@@ -1,6 +1,6 @@
-"""`worldsim import`: a video, a folder of pictures, or a Minari data set becomes a data folder.
+"""`worldsim import`: a video, pictures, HDF5 files, or a Minari data set becomes a data folder.
 
-Here as the place that tells the three apart; its name has an underscore because `import` is a word of Python's.
+Here as the place that tells them apart; its name has an underscore because `import` is a word of Python's.
 Leaves out recording (`worldsim record`) and the way back to Minari (`worldsim export`).
 """
 
@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from worldsim.data.episodes import EpisodeStore
-from worldsim.data.importer import import_frames, import_shifted
+from worldsim.data.hdf5_files import find_hdf5_files
+from worldsim.data.importer import import_frames, import_hdf5, import_shifted
 from worldsim.data.index import FACTS
 from worldsim.data.minari_sets import import_minari, is_minari_id
 
@@ -42,6 +43,10 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
         return import_shifted(path, out, config.shift, progress)
     if config.shift != 0:
         raise ValueError(f"expected shift= with a data folder, found {source}; import it, then shift that")
+    if path.exists() and find_hdf5_files(path):
+        if actions is not None:
+            raise ValueError(f"expected arrays.actions= instead of actions= for the HDF5 files of {source}")
+        return import_hdf5(path, out, config.arrays, config.fps, config.size, config.max_episode_steps, progress)
     if path.exists():
         return import_frames(
             path, out, actions, config.fps, config.size, config.max_episode_steps, progress, tqdm.write

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ from worldsim.data.action_files import (
 )
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter, hash_episode
 from worldsim.data.frame_files import Miscount, Take, find_files, open_takes
+from worldsim.data.hdf5_files import find_hdf5_files, read_hdf5
 from worldsim.data.index import FACTS, EpisodeRecord, check_continues
 from worldsim.data.recorder import DEFAULT_FPS
 from worldsim.data.shards import sync_folder
@@ -78,19 +79,8 @@ def import_frames(
         takes = open_takes(paths, given_fps, decode)
         matched = [match(take, file) for take, file in zip(takes, files, strict=False)]
         layout = ActionLayout(None, []) if actions is None else make_layout([file for file in matched if file])
-        labelled = [label(*pair, layout, max_episode_steps) for pair in zip(takes, matched, strict=True)]
-        info = DatasetInfo(
-            game=source.resolve().stem,
-            observation_shape=next(takes[0].frames()).shape if size is None else (size, size, 3),
-            action_space=layout.space,
-            fps=given_fps or common_fps(takes),
-            keymap=layout.keymap(),
-            has_rewards=labelled[0].rewards is not None,
-        )
         _say_aligned(takes, files, say)
-        total = sum(last - first + 1 for part in labelled for first, last in part.spans)
-        episodes = (episode for part in labelled for episode in read_episodes(part, info, size))
-        return write_import(out, info, episodes, lambda frames: progress(frames, total))
+        return _write_takes(source, out, takes, matched, layout, given_fps, size, max_episode_steps, progress)
 
     # The container's word costs nothing, and is found out at the end; what is appended to a whole folder stays there.
     decode = (out / FACTS).exists()
@@ -100,6 +90,56 @@ def import_frames(
         if decode:
             raise
         return run(decode=True)
+
+
+def _write_takes(
+    source: Path,
+    out: Path,
+    takes: Sequence[Take],
+    files: Sequence[ActionFile | None],
+    layout: ActionLayout,
+    fps: float | None,
+    size: int | None,
+    max_episode_steps: int | None,
+    progress: Callable[[int, int], Any],
+) -> int:
+    """Writes takes and what their action files say of them; returns how many frames were new."""
+    labelled = [label(*pair, layout, max_episode_steps) for pair in zip(takes, files, strict=True)]
+    info = DatasetInfo(
+        game=source.resolve().stem,
+        observation_shape=next(takes[0].frames()).shape if size is None else (size, size, 3),
+        action_space=layout.space,
+        fps=fps or common_fps(takes),
+        keymap=layout.keymap(),
+        has_rewards=labelled[0].rewards is not None,
+    )
+    total = sum(last - first + 1 for part in labelled for first, last in part.spans)
+    episodes = (episode for part in labelled for episode in read_episodes(part, info, size))
+    return write_import(out, info, episodes, lambda frames: progress(frames, total))
+
+
+def import_hdf5(
+    source: Path,
+    out: Path,
+    arrays: Mapping[str, str | None],
+    fps: float | None = None,
+    size: int | None = 64,
+    max_episode_steps: int | None = 1000,
+    progress: Callable[[int, int], Any] = lambda frames, total: None,
+) -> int:
+    """Imports an HDF5 file or a folder of them, see `hdf5_files`; returns how many frames were new in `out`.
+
+    Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
+    """
+    check_whole("size", size, 8)
+    check_whole("max_episode_steps", max_episode_steps, 1)
+    given_fps = None if fps is None else check_fps(fps)
+    pairs = [read_hdf5(path, arrays, given_fps) for path in find_hdf5_files(source)]
+    takes, files = [take for take, _ in pairs], [file for _, file in pairs]
+    known = [file for file in files if file is not None]
+    layout = make_layout(known) if known else ActionLayout(None, [])
+    rate = given_fps or takes[0].fps or DEFAULT_FPS
+    return _write_takes(source, out, takes, files, layout, rate, size, max_episode_steps, progress)
 
 
 def import_shifted(
