@@ -19,8 +19,8 @@ from worldsim.messages import GameError
 
 COMMANDS = {
     "record": "record gameplay of any game into a data folder",
-    "import": "make a data folder of videos, pictures, or a Minari data set",
-    "export": "make a Minari data set of a data folder",
+    "import": "make a data folder of videos, pictures, HDF5 or a Minari data set",
+    "export": "make a Minari data set or a film of a data folder",
     "check": "see whether recordings are fit to be learned from",
     "train": "train a world model of recorded gameplay",
     "eval": "measure a world against held-out recordings",

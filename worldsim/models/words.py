@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 PATCHES, ROUNDS = 2**17, 5  # patches to find words in, rounds of k-means
 SOFTNESS = 0.05  # how far from a word a patch counts, as a share of the variance of all patches
-SLACK = 0.5, 0.02  # patches, and share of the usual count, by which a count is never surprising
+SLACK = 0.5, 0.2  # patches, and share of the usual count, by which a count is not surprising
 LIMIT = 5.0  # of the surprise
 
 

@@ -15,25 +15,31 @@ import imageio_ffmpeg
 import numpy as np
 
 SMALLEST_SIDE = 256  # pixels; players blur what they have to enlarge
+# A macro block of 1 keeps imageio from resizing; `enlarge` makes the sides even, as the codecs want.
+_FFMPEG: dict[str, Any] = {"macro_block_size": 1, "ffmpeg_log_level": "quiet"}
+_VP9 = ["-crf", "24", "-b:v", "0", "-row-mt", "1", "-cpu-used", "4"]
+FORMATS: dict[str, dict[str, Any]] = {
+    ".mp4": _FFMPEG | {"quality": 8},
+    ".webm": _FFMPEG | {"codec": "libvpx-vp9", "quality": None, "output_params": _VP9},
+    ".gif": {"loop": 0},  # for ever
+}
 
 
 class VideoWriter:
-    """Writes uint8 frames `[H W 3]` to an mp4, enlarged by a whole number; a context manager."""
+    """Writes uint8 frames `[H W 3]` to an mp4, webm or gif, enlarged by a whole number; a context manager."""
 
     def __init__(self, path: str | Path, fps: float):
         self.path, self._fps = Path(path), fps
-        if self.path.suffix != ".mp4":
-            raise ValueError(f"expected out= to end in .mp4, found {path}")
-        self._partial = self.path.with_name(f".{self.path.stem}.partial.mp4")
+        if self.path.suffix not in FORMATS:
+            raise ValueError(f"expected out= to end in {', '.join(FORMATS)}, found {path}")
+        self._partial = self.path.with_name(f".{self.path.stem}.partial{self.path.suffix}")
         self._num_frames = 0
         self._writer: Any = None
 
     def __enter__(self) -> VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # A macro block of 1 keeps imageio from resizing; `enlarge` makes the sides even, as the codec wants.
-        self._writer = imageio.get_writer(
-            self._partial, fps=self._fps, quality=8, macro_block_size=1, ffmpeg_log_level="quiet"
-        )
+        rate = {"duration": 1000 / self._fps} if self.path.suffix == ".gif" else {"fps": self._fps}
+        self._writer = imageio.get_writer(self._partial, mode="I", **rate, **FORMATS[self.path.suffix])
         return self
 
     def append(self, frame: np.ndarray) -> None:
