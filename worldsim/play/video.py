@@ -38,7 +38,7 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rate = {"duration": 1000 / self._fps} if self.path.suffix == ".gif" else {"fps": self._fps}
+        rate: dict[str, Any] = {"duration": 1000 / self._fps} if self.path.suffix == ".gif" else {"fps": self._fps}
         self._writer = imageio.get_writer(self._partial, mode="I", **rate, **FORMATS[self.path.suffix])
         return self
 
