@@ -10,6 +10,7 @@ import pytest
 from fake_world import ACTION, AGE, EPISODE, FakeWorld
 from gymnasium import spaces
 from omegaconf import OmegaConf
+from tiny_world import tiny_world
 
 from worldsim import bundle
 from worldsim.actions import Keymap
@@ -114,6 +115,80 @@ def test_pause_stops_the_dream_and_goes_on_where_it_was(dummy, key):
         press(dummy, key)
         window.advance()
         assert shown(window, AGE) == 2
+
+
+def test_backspace_goes_back_while_it_is_held_and_the_same_keys_give_the_same_frames_again(dummy):
+    with opened() as window:
+        press(dummy, "d")
+        seen = []
+        for _ in range(8):
+            window.advance()
+            seen.append(window.session.frame.copy())
+        press(dummy, "d", up=True)
+        press(dummy, "backspace")
+        for age in (7, 6, 5):
+            window.advance()
+            assert shown(window, AGE) == age
+        press(dummy, "backspace", up=True)
+        press(dummy, "d")
+        again = []
+        for _ in range(3):
+            window.advance()
+            again.append(window.session.frame.copy())
+        assert np.array_equal(again, seen[5:])
+
+
+def test_a_hundred_frames_back_and_forth_are_the_same_to_the_bit_in_a_world_of_networks():
+    session = Session(WorldModelEnv(tiny_world()), seed=0, rewindable=100)
+    rng = np.random.default_rng(0)
+    actions = rng.integers(2, size=(130, 4)).astype(float)
+
+    def play(taken):
+        frames, rewards = [], []
+        for action in taken:
+            session.step(action)
+            frames.append(session.frame.copy())
+            rewards.append(session.total_reward)
+        return np.array(frames), rewards
+
+    play(actions[:30])
+    frames, rewards = play(actions[30:])
+    assert all(session.rewind() for _ in range(100)) and not session.rewind()
+    again, rewards_again = play(actions[30:])
+    assert np.array_equal(frames, again) and rewards == rewards_again
+    for _ in range(100):
+        session.rewind()
+    other, _ = play(1 - actions[30:])  # another future of the same past
+    assert not np.array_equal(frames, other)
+
+
+def test_going_back_stops_at_the_episode_s_beginning_and_undoes_its_end(dummy):
+    with opened(end=1) as window:
+        window.advance()
+        assert window.session.ended
+        press(dummy, "backspace")
+        for _ in range(4):
+            window.advance()
+        assert not window.session.ended and shown(window, AGE) == 0 and window.session.total_reward == 0
+
+
+def test_one_frame_at_a_time_and_slow_motion(dummy):
+    with opened(fps=200.0) as window:
+        window.advance()
+        press(dummy, ".")
+        window.advance()
+        assert window.paused and shown(window, AGE) == 2
+        window.advance()
+        assert shown(window, AGE) == 2
+        press(dummy, "d", ".")
+        window.advance()
+        assert (shown(window, AGE), shown(window)) == (3, 16)
+        press(dummy, ",")
+        window.advance()
+        began = time.perf_counter()
+        for _ in range(5):
+            window.advance()
+        assert window.slow and time.perf_counter() - began > 5 * 3.5 / 200
 
 
 def test_a_paused_window_waits_for_its_clock(dummy):

@@ -13,9 +13,10 @@ import numpy as np
 from worldsim.actions import Keymap
 
 COMMANDS = {  # the game's keymap comes first: a key that it uses is no command, but for escape
-    "escape": "quit", "p": "pause", "space": "pause", "r": "reset", "h": "hud",
+    "escape": "quit", "p": "pause", "space": "pause", "r": "reset", "h": "hud", ".": "step", ",": "slow",
     "+": "larger", "=": "larger", "[+]": "larger", "-": "smaller", "[-]": "smaller",
 }  # fmt: skip
+REWIND = "backspace"  # as long as it is held
 BUTTONS = {1: "mouse left", 2: "mouse middle", 3: "mouse right"}  # a keymap may bind them like keys
 
 
@@ -33,6 +34,11 @@ class Controls:
         """Whether the player does anything that means something to the game."""
         keys = (self._held | self._tapped) & self._keymap.keys
         return bool(keys) or (self._keymap.uses_mouse and bool(self._mouse.any()))
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether the key that goes back in time is held, or was tapped."""
+        return REWIND in self._held | self._tapped and REWIND not in self._keymap.keys
 
     def feed(self, event: Any) -> str | None:
         """Takes one event; returns the command it stands for, if any."""

@@ -21,6 +21,8 @@ from worldsim.threads import Threads
 SIZE = 640  # pixels of the picture's longer side at first, about
 NARROWEST = 320  # pixels; the HUD's lines must fit
 LINE = 22  # pixels of one line of the HUD
+REWINDABLE = 20.0  # seconds that can be gone back
+SLOW = 4  # times as slow as the world's rate
 END_SECONDS = 1.0  # how long "the end" stands before the next episode
 INVISIBLE = ("offscreen", "dummy")  # the drivers that SDL falls back to where it finds no screen
 TEXT, BACKGROUND = (235, 235, 235), (20, 20, 24)
@@ -46,10 +48,10 @@ class PlayWindow:
     def __init__(
         self, env: WorldModelEnv, policy: Policy | None = None, seed: int | None = None, scale: int | None = None
     ):
-        self.session = Session(env, seed)
-        self.paused = self.closed = False
-        self.hud, self._asked, self.scale = True, scale, 1
         self._policy, self._fps = policy, env.metadata["render_fps"]
+        self.session = Session(env, seed, rewindable=int(REWINDABLE * min(self._fps, 30)))
+        self.paused = self.closed = self.slow = False
+        self.hud, self._asked, self.scale = True, scale, 1
         self._ticks_of_end = 0
 
     def __enter__(self) -> PlayWindow:
@@ -78,10 +80,13 @@ class PlayWindow:
 
     def advance(self) -> None:
         """Waits until the next frame is due, then reads the newest input, dreams the frame and shows it at once."""
-        self._clock.tick(self._fps)
+        self._clock.tick(self._fps / SLOW if self.slow else self._fps)
         for event in self._pygame.event.get():
             self._obey(self._controls.feed(event))
-        if not (self.paused or self.closed):
+        if self._controls.rewinds and not self.closed:
+            self.session.rewind()
+            self._controls.take()
+        elif not (self.paused or self.closed):
             self._play()
         self._draw()
 
@@ -112,6 +117,11 @@ class PlayWindow:
             self._grab_mouse()
         elif command == "reset":
             self._begin()
+        elif command == "step":
+            self.paused = True
+            self._play()
+        elif command == "slow":
+            self.slow = not self.slow
         elif command is not None:
             self.hud ^= command == "hud"
             self.scale = max(1, min(self._largest, self.scale + {"larger": 1, "smaller": -1}.get(command, 0)))
@@ -125,7 +135,8 @@ class PlayWindow:
         left = (self.screen.get_width() - width) // 2
         self.screen.fill(BACKGROUND)
         self.screen.blit(pygame.transform.scale(picture, (width, height)), (left, 0))
-        if word := "paused" if self.paused else "the end" if self.session.ended else "":
+        words = ("back" if self._controls.rewinds else "", "paused" if self.paused else "", "the end")
+        if word := next((word for word in words[: 2 + self.session.ended] if word), ""):
             self._write_over_picture(word, height)
         for index, line in enumerate(self.lines() if self.hud else ()):
             self.screen.blit(self._font.render(line, True, TEXT), (6, height + 4 + index * LINE))
@@ -149,7 +160,9 @@ class PlayWindow:
         size = (max(width, NARROWEST), height + (2 * LINE + 4 if self.hud else 0))
         self.screen = self._pygame.display.set_mode(size)
         name = self.session.env.world.info.name
-        self._pygame.display.set_caption(f"{name}: P pause, R reset, H numbers, + and - size, Esc quits")
+        self._pygame.display.set_caption(
+            f"{name}: P pause, Backspace back, . one frame, , slow, R reset, H numbers, + - size"
+        )
 
     def _largest_scale(self) -> int:
         desktop = self._pygame.display.get_desktop_sizes()[0]
