@@ -38,6 +38,10 @@ def found(folder, *episodes, **more):
     return " ".join(check_data(store(folder, *episodes, **more)).warnings)
 
 
+def lag_of(data):
+    return measure_lag(data, range(len(data)), 20_000)
+
+
 def test_sound_recordings_are_not_warned_of(tmp_path):
     sound = check_data(store(tmp_path / "data", *(walk(seed=i, hold=20) for i in range(4))))
     assert sound.warnings == []
@@ -51,7 +55,7 @@ def test_actions_that_come_late_or_early_are_found_and_a_shifted_copy_is_right(t
     assert f"shift={shift} mends it" in found(tmp_path / "late", *late)
     assert main(["import", f"source={tmp_path / 'late'}", f"out={tmp_path / 'mended'}", f"shift={shift}"]) == 0
     mended = EpisodeStore(tmp_path / "mended")
-    assert measure_lag(mended).shift == 0
+    assert lag_of(mended).shift == 0
     first = max(-shift, 0)
     count = 600 - abs(shift)
     for index, (frames, actions) in enumerate(episodes):
@@ -73,9 +77,9 @@ def test_the_arena_s_actions_lead_to_the_next_frame_and_a_late_copy_s_come_three
                 break
         episodes.append((np.array(frames), np.array(actions, np.float64)))
     info = replace(INFO, observation_shape=(64, 64, 3), action_space=spaces.MultiBinary(4))
-    assert measure_lag(store(tmp_path / "right", *episodes, info=info)).shift == 0
+    assert lag_of(store(tmp_path / "right", *episodes, info=info)).shift == 0
     late = [(frames, np.roll(actions, 3, 0)) for frames, actions in episodes]
-    assert measure_lag(store(tmp_path / "late", *late, info=info)).shift == 3
+    assert lag_of(store(tmp_path / "late", *late, info=info)).shift == 3
 
 
 def test_actions_that_mean_nothing_are_told_and_too_few_steps_are_not_judged(tmp_path):
@@ -110,6 +114,36 @@ def test_actions_never_taken_and_never_held_and_episodes_without_an_end_are_foun
     hasty = (np.arange(600) % 3)[:, None].astype(np.float64)
     assert "held for more than 1 steps" in found(tmp_path / "hasty", (frames, hasty))
     assert "no episode is ended by the game" in found(tmp_path / "endless", (frames, actions), terminated=False)
+
+
+def test_a_long_pause_is_no_slow_clock_and_an_end_in_any_episode_counts_also_for_the_quick_check(tmp_path):
+    moving = np.stack([np.roll(walk()[0][0], i, 1) for i in range(601)])
+    paused = moving.copy()
+    paused[200:400] = paused[199]
+    actions = walk()[1]
+    assert "stands still" in found(tmp_path / "paused", (paused, actions))
+    data = store(tmp_path / "data", *(walk(2000, seed=i) for i in range(3)), terminated=False)
+    with EpisodeWriter(tmp_path / "data", INFO) as writer:
+        writer.append(Episode(*walk(50, seed=9), np.zeros(50, np.float32), True, False, 9, "test"))
+    assert not any("no episode" in w for w in check_data(EpisodeStore(data.folders[0]), quick=True).warnings)
+
+
+def test_what_never_changes_is_said_and_not_stumbled_over(tmp_path):
+    black = np.zeros((1200, 16, 16, 3), np.uint8)
+    data = store(tmp_path / "data", (black, np.ones((1199, 1))))
+    assert "frames are black" in " ".join(check_data(data).warnings)
+    assert main(["check", f"data={data.folders[0]}"]) == 0
+
+
+def test_a_mouse_that_moves_holds_no_key_and_many_choices_are_quick(tmp_path):
+    frames, actions = walk(1500)
+    both = spaces.Dict(axes=spaces.Box(-1, 1, (1,), np.float32), keys=spaces.MultiBinary(2))
+    mouse = np.random.default_rng(0).uniform(-1, 1, (1500, 1)).astype(np.float32)
+    packed = np.concatenate((mouse, actions == 1, actions == 2), 1).astype(np.float64)
+    sound = check_data(store(tmp_path / "both", (frames, packed), info=replace(INFO, action_space=both)))
+    assert not any("held" in warning for warning in sound.warnings) and sound.lag.shift == 0
+    many = replace(INFO, action_space=spaces.Discrete(200))
+    assert check_data(store(tmp_path / "many", (frames, actions), info=many)).lag.shift == 0
 
 
 def test_the_command_prints_and_draws(tmp_path, capsys):

@@ -1,12 +1,14 @@
 """Films of recordings: every frame, in order, at the recording's rate, whole or not at all."""
 
 import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from tiny_world import record
 
 from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore
+from worldsim.play.video import VideoWriter
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
@@ -29,3 +31,12 @@ def test_a_film_s_suffix_and_episodes_of_a_data_set_are_refused_in_one_line(tmp_
     assert "expected episodes= for a film" in capsys.readouterr().err
     assert main(["export", f"data={tmp_path / 'data'}", "out=film.mp4", "episodes=0"]) == 2
     assert "expected episodes" in capsys.readouterr().err
+
+
+def test_frames_that_stand_still_and_doom_s_rate_are_kept_in_a_gif(tmp_path):
+    frames = [np.full((16, 16, 3), grey, np.uint8) for grey in (0, 0, 80, 80, 80, 160)]
+    with VideoWriter(tmp_path / "still.gif", 35) as film:
+        for frame in frames * 10:
+            film.append(frame)
+    count, seconds = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "still.gif"))
+    assert count == 60 and abs(seconds - 60 / 35) < 0.05

@@ -69,6 +69,14 @@ def test_arrays_are_imported_by_their_names_and_episodes_end_where_they_say(tmp_
     assert store.rewards(0).tolist() == [0, 1, 2]
 
 
+def test_an_end_in_the_last_frame_s_row_counts_where_actions_have_none(tmp_path):
+    with h5py.File(tmp_path / "game.h5", "w") as file:
+        file["x"], file["a"], file["e"] = frames(9), np.zeros(8, np.int64), np.isin(np.arange(9), (3, 8))
+    named = ["arrays.frames=x", "arrays.actions=a", "arrays.ends=e"]
+    assert run(f"source={tmp_path / 'game.h5'}", f"out={tmp_path / 'out'}", *named) == 0
+    assert [(r.total_steps, r.terminated) for r in EpisodeStore(tmp_path / "out").records] == [(3, True), (4, True)]
+
+
 def test_frames_alone_and_axes_of_several_numbers_are_imported(tmp_path):
     with h5py.File(tmp_path / "game.hdf5", "w") as file:
         file["x"], file["a"] = frames(130), np.linspace(-1, 1, 129 * 2).reshape(129, 2)
@@ -89,6 +97,13 @@ def test_frames_alone_and_axes_of_several_numbers_are_imported(tmp_path):
         (lambda f: f.create_dataset("x", data=frames(5)), ("arrays.frames=z",), "'z' (frames)"),
         (lambda f: f.create_dataset("x", data=frames(5)[..., :2]), ("arrays.frames=x",), "uint8 [n H W 3]"),
         (lambda f: f.create_dataset("x", data=frames(5)), ("arrays.actions=x", "arrays.frames=x"), "expected numbers"),
+        (
+            lambda f: [f.create_dataset("x", data=frames(5)), f.create_dataset("a", data=1.0)],
+            ("arrays.frames=x", "arrays.actions=a"),
+            "expected numbers [n] or [n k]",
+        ),
+        (lambda f: f.create_dataset("frame_0_x", data=frames(1)[0]), (), "expected the Counter-Strike layout"),
+        (lambda f: [f.create_dataset(f"frame_{i}_x", data=frames(1)[0]) for i in (0, 2)], (), "'frame_1_x' (frames)"),
         (
             lambda f: [f.create_dataset("x", data=frames(5)), f.create_dataset("e", data=[0, 2, 0, 0, 0])],
             ("arrays.frames=x", "arrays.ends=e"),

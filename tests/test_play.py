@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import imageio.v2 as imageio
 import numpy as np
@@ -407,8 +408,8 @@ def test_an_interrupted_video_leaves_the_old_one_as_it_was(tmp_path):
 def test_a_video_that_a_full_disk_cut_short_is_an_error_and_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="free some space"), VideoWriter(tmp_path / "seen.mp4", 30) as video:
         video.append(np.zeros((64, 64, 3), np.uint8))
-        close, partial = video._writer.close, video._partial
-        video._writer.close = lambda: (close(), os.truncate(partial, 300))
+        writer, partial = video._writer, video._partial
+        video._writer = SimpleNamespace(close=lambda: (writer.close(), os.truncate(partial, 300)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -283,7 +283,8 @@ def _read_weights(folder: Path, name: str, expected: str) -> dict[str, Tensor]:
 
 def _stored(key: str, value: Tensor, dtype: torch.dtype) -> Tensor:
     # Statistics and bins stay exact; weights and prompts may be rounded.
-    rounded = value.is_floating_point() and key.rpartition(".")[2] not in ("background", "mean", "std", "bound", "bins")
+    exact = ("background", "mean", "std", "bound", "bins", "words", "usual", "softness")
+    rounded = value.is_floating_point() and key.rpartition(".")[2] not in exact
     return value.to(dtype) if rounded else value
 
 

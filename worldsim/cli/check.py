@@ -34,7 +34,10 @@ def main(config: DictConfig) -> int:
     for warning in found.warnings:
         print(f"! {warning}")
     out = store.folders[0] / "check.html" if config.out is None else Path(str(config.out))
-    write_text(out, page(store, found))
+    try:
+        write_text(out, page(store, found))
+    except PermissionError as error:
+        raise ValueError(f"expected to write {out}, which is not allowed; give out= another place") from error
     print(f"{len(found.warnings)} warnings; wrote {out}")
     return 0
 
@@ -53,7 +56,7 @@ def page(store: EpisodeStore, found: Soundness) -> str:
         head = ("action", "of all steps", "steps held, median", "most")
         parts += ["<h2>Actions</h2>", table(head, found.actions)]
     if found.lag is not None:
-        top = max(found.lag.told.values())
+        top = max(1e-12, *found.lag.told.values())
         rows = [
             (f"{shift:+d}", f'<meter value="{max(x / top, 0):.3f}"></meter>') for shift, x in found.lag.told.items()
         ]

@@ -40,6 +40,10 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     if (path / FACTS).exists():
         if config.shift == 0:
             raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
+        if actions is not None or config.fps is not None or any(config.arrays.values()):
+            raise ValueError(
+                f"expected shift= alone with the data folder {source}, found actions=, fps= or arrays. too"
+            )
         return import_shifted(path, out, config.shift, progress)
     if config.shift != 0:
         raise ValueError(f"expected shift= with a data folder, found {source}; import it, then shift that")
@@ -47,6 +51,8 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
         if actions is not None:
             raise ValueError(f"expected arrays.actions= instead of actions= for the HDF5 files of {source}")
         return import_hdf5(path, out, config.arrays, config.fps, config.size, config.max_episode_steps, progress)
+    if any(config.arrays.values()):
+        raise ValueError(f"expected arrays. with HDF5 files, found {source}")
     if path.exists():
         return import_frames(
             path, out, actions, config.fps, config.size, config.max_episode_steps, progress, tqdm.write

@@ -70,7 +70,7 @@ def find_files(source: Path) -> list[Path]:
         if source.suffix.lower() not in VIDEOS:
             raise ValueError(f"expected a video ({', '.join(VIDEOS)}) or a folder, found {source}")
         return [source]
-    files = sorted((path for path in source.iterdir() if path.name[0] != "."), key=_natural)
+    files = sorted((path for path in source.iterdir() if path.name[0] != "."), key=natural)
     videos = [path for path in files if path.suffix.lower() in VIDEOS]
     pictures = [path for path in files if path.suffix.lower() in PICTURES]
     if bool(videos) == bool(pictures):
@@ -89,7 +89,8 @@ def open_takes(files: list[Path], fps: float | None = None, decode: bool = False
     return [_open_video(path, fps, decode) for path in files]
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Returns what to sort files by, so that 10 comes after 9."""
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", path.name)]
 
 

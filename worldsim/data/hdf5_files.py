@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldsim.data.action_files import EPISODE, REWARD, TERMINATED, ActionFile
-from worldsim.data.frame_files import Take
+from worldsim.data.frame_files import Take, natural
 from worldsim.data.number_tables import UNNAMED
 
 SUFFIXES = (".hdf5", ".h5")
@@ -53,7 +53,7 @@ def find_hdf5_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if source.suffix.lower() in SUFFIXES else []
     found = [path for path in source.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    return sorted(found, key=natural)
 
 
 def read_hdf5(path: Path, arrays: Mapping[str, str | None], fps: float | None) -> tuple[Hdf5Take, ActionFile | None]:
@@ -87,38 +87,44 @@ def _read_named(path: Path, file: Any, arrays: Mapping[str, str | None], fps: fl
     if "frames" not in found:
         raise ValueError(f"expected arrays.frames=, the name of the frames in {path}, among {_names(file)}; found none")
     frames = found.pop("frames")
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < 2:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or frames.shape[0] < 2:
         raise ValueError(f"expected frames uint8 [n H W 3] at {arrays['frames']!r} in {path}, found {_kind(frames)}")
     take = Hdf5Take(path, np.arange(len(frames)), fps, array=arrays["frames"])
     columns: dict[str, np.ndarray] = {}
     for role, array in found.items():
-        values = np.asarray(array[:])
-        if values.dtype.kind not in "biuf" or len(values) not in (len(frames), len(frames) - 1) or values.ndim > 2:
+        fits = array.ndim == 1 or (array.ndim == 2 and role == "actions")
+        if array.dtype.kind not in "biuf" or not fits or len(array) not in (len(frames), len(frames) - 1):
+            wanted = "[n] or [n k]" if role == "actions" else "[n]"
             raise ValueError(
-                f"expected numbers for {len(frames)} frames, or one row fewer, at {arrays[role]!r} in {path}, "
+                f"expected numbers {wanted} for {len(frames)} frames, or one row fewer, at {arrays[role]!r} in {path}, "
                 f"found {_kind(array)}"
             )
+        values = np.asarray(array[:])
         if not np.isfinite(values).all() or (role == "ends" and not np.isin(values, (0, 1)).all()):
             wanted = "0 or 1" if role == "ends" else "finite numbers"
             raise ValueError(f"expected {wanted} at {arrays[role]!r} in {path}, found others")
-        values = values.astype(np.int64) if values.dtype.kind == "u" else values
+        values = values.astype(np.int64) if values.dtype.kind == "u" or role == "ends" else values
         if role == "actions":
             columns |= {UNNAMED: values} if values.ndim == 1 else {f"column {i}": x for i, x in enumerate(values.T)}
         else:
-            columns[REWARD if role == "rewards" else TERMINATED] = values.reshape(len(values))
+            columns[REWARD if role == "rewards" else TERMINATED] = values
     if not columns:
         return take, None
     rows = min(map(len, columns.values()))
+    if len(columns.get(TERMINATED, ())) > rows:  # an end in the last frame's row is one in the row of the step to it
+        columns[TERMINATED][rows - 1] |= columns[TERMINATED][rows]
     return take, _in_episodes(path, {name: values[:rows] for name, values in columns.items()})
 
 
 def _read_counter_strike(path: Path, file: Any, fps: float | None) -> tuple:
     count = sum(name.endswith("_x") for name in file)
-    if not count:
+    if count < 2:
         raise ValueError(
             f"expected the Counter-Strike layout (frame_0_x, frame_0_y, ...) in {path}, found {_names(file)}; name its "
             "arrays: arrays.frames=... arrays.actions=..."
         )
+    for i in range(count):
+        _array(path, file, "frames", f"frame_{i}_x")
     done = np.stack([_array(path, file, "actions", f"frame_{i}_y")[:] for i in range(count)])
     told = np.stack([_array(path, file, "kills and deaths", f"frame_{i}_helperarr")[:] for i in range(count)])
     if done.shape[1:] != (WIDTH,) or told.shape[1:] != (2,) or not np.isin(done, (0, 1)).all():

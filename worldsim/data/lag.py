@@ -23,10 +23,13 @@ REACH, EDGE = 8, 2  # steps each way, and more that take upon them what lies bey
 LAGS = 2 * (REACH + EDGE) + 1
 SIDE, CELLS = 32, 4  # frames are seen at 32x32, and what changes in 4x4 cells of them
 STEEP = 1.0  # squared grey levels a pixel, below which a picture is too flat to be seen to move
+MOST = 12  # channels of the action, those that vary most
+AT_ONCE = 256  # frames that are looked at together
 LEAST = 1000  # steps, with all those around them
 BLOCKS = 40  # parts of the recordings that are resampled
 RESAMPLES = 200
 RIDGE = 1e-3  # of the mean variance
+DULL = 0.1  # of the largest variance: directions with less are no louder for having little
 ONSET = 0.4  # of the largest effect: from there on an action shows, though it may show more a step later
 CHANCE = 5.0  # times what lags tell by chance, the least that one tells by more
 
@@ -42,23 +45,29 @@ class Lag:
     told: dict[int, float]  # of the variance of what changes, the share that the action so many steps later alone tells
 
 
-def measure_lag(store: EpisodeStore, episodes: Sequence[int] | None = None, steps: int = 20_000) -> Lag | None:
+def measure_lag(store: EpisodeStore, episodes: Sequence[int], steps: int) -> Lag | None:
     """Returns the lag in up to about so many steps; None without actions, or where there are too few steps to tell."""
     if store.info.action_space is None:
         return None
     codec = ActionCodec(store.info.action_space)
     pairs, left = [], steps
-    for index in range(len(store)) if episodes is None else episodes:
+    for index in episodes:
         length = min(store.records[index].total_steps, left)
         if length > 2 * LAGS:
-            frames, actions = store.observations(index, 0, length + 1), store.actions(index, 0, length)
+            actions = store.actions(index, 0, length)
             assert actions is not None  # the recording has a space
-            around = codec.encode(np.array(actions))[:, :-1].unfold(0, LAGS, 1).transpose(1, 2)
-            pairs.append((around.flatten(1), changes(frames)[REACH + EDGE : length - REACH - EDGE]))
+            seen = [
+                changes(store.observations(index, i, min(i + AT_ONCE, length) + 1)) for i in range(0, length, AT_ONCE)
+            ]
+            pairs.append(
+                (codec.encode(np.array(actions))[:, :-1], torch.cat(seen)[REACH + EDGE : length - REACH - EDGE])
+            )
             left -= length
-    if sum(len(x) for x, _ in pairs) < LEAST:
+    if sum(len(y) for _, y in pairs) < LEAST:
         return None
-    x, y = (torch.cat(parts).double() for parts in zip(*pairs, strict=True))
+    used = torch.cat([x for x, _ in pairs]).var(0).topk(min(MOST, codec.width - 1)).indices
+    x = torch.cat([x[:, used].unfold(0, LAGS, 1).transpose(1, 2).flatten(1) for x, _ in pairs]).double()
+    y = torch.cat([y for _, y in pairs]).double()
     y = (y / y.std(0).clamp_min(1e-6)).clamp(-5, 5)  # a cut to another scene is one change among many
     x, y = x - x.mean(0), _whitened(y - y.mean(0))
     parts = map(_moments, x.tensor_split(BLOCKS), y.tensor_split(BLOCKS))
@@ -94,7 +103,7 @@ def changes(frames: np.ndarray) -> torch.Tensor:
 def _whitened(y: torch.Tensor) -> torch.Tensor:
     """Returns centred `y [n d]` with the covariance of noise: what all cells share must not hide what one shows."""
     spectrum, directions = torch.linalg.eigh(y.mT @ y / len(y))
-    return y @ (directions / (spectrum + 1e-1 * spectrum.max()).sqrt())
+    return y @ (directions / (spectrum + DULL * spectrum.max()).clamp_min(1e-12).sqrt())
 
 
 def _moments(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium import spaces
 
+from worldsim.actions import leaves
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.holds import holds
-from worldsim.data.lag import Lag, measure_lag
+from worldsim.data.lag import REACH, Lag, measure_lag
 
 AT_ONCE = 1024  # frames that are looked at together
 BLACK = 8  # grey levels: a frame that nowhere has more shows nothing
@@ -23,7 +24,7 @@ OFTEN = 0.25  # share of repeated frames from which the recorder is faster than 
 FROZEN = 2.0  # seconds that a picture stands still before somebody should look
 HELD = 16  # steps; a player holds a key longer than that
 LISTED = 16  # actions that are listed one by one at most
-QUICK = 4000  # steps that a quick check looks at
+QUICK, LAG_STEPS = 4000, 20_000  # steps that a quick check looks at, and that the lag is measured on at most
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ def check_data(store: EpisodeStore, quick: bool = False) -> Soundness:
     """Looks at all recordings, or at the first few thousand steps of them where that must be quick."""
     episodes = _first(store, QUICK) if quick else range(len(store))
     black, repeated, regular = _stretches(store, episodes)
-    lag = measure_lag(store, episodes)
-    lengths = [store.records[i].total_steps for i in episodes]
-    ended = sum(store.records[i].terminated for i in episodes)
+    lag = measure_lag(store, episodes, QUICK if quick else LAG_STEPS)
+    lengths = [record.total_steps for record in store.records]
+    ended = sum(record.terminated for record in store.records)
     frames, minutes = sum(lengths) + len(lengths), sum(lengths) / store.info.fps / 60
     shape = "x".join(str(n) for n in store.info.observation_shape[:2])
     facts = [
@@ -75,7 +76,7 @@ def check_data(store: EpisodeStore, quick: bool = False) -> Soundness:
         facts.append(("rewards", f"in {(paid != 0).mean():.1%} of steps, {paid.min():g} to {paid.max():g}"))
     if store.info.action_space is not None:
         facts.append(("actions come", _late(lag)))
-    warnings = _of_frames(store, black, repeated, regular) + _of_actions(store, episodes, lag)
+    warnings = _of_frames(store, black, repeated, regular) + _of_actions(store, lag)
     if not ended:
         warnings.append("no episode is ended by the game: a world of it will not know what ends one")
     return Soundness(facts, _taken(store, episodes), lag, warnings)
@@ -96,7 +97,8 @@ def _stretches(store: EpisodeStore, episodes: Sequence[int]) -> tuple[Stretch, S
         repeated.append((index, np.concatenate(same)))
     gaps = np.concatenate([np.diff(np.flatnonzero(~found)) for _, found in repeated])
     each = np.repeat(gaps, gaps - 1)  # of every repeated frame
-    regular = len(each) > 0 and np.ptp(np.quantile(each, (0.05, 0.95))) <= 1  # a slower clock's: two neighbours
+    few = max(len(gaps) // 4, 1)  # a clock repeats often, a pause once
+    regular = (gaps > 1).sum() >= few and np.ptp(np.quantile(each, (0.05, 0.95))) <= 1  # two neighbours
     return _stretch(black), _stretch(repeated), bool(regular)
 
 
@@ -153,11 +155,11 @@ def _acts(store: EpisodeStore, stretch: Stretch) -> bool:
     return actions is None or bool((actions != actions[0]).any())
 
 
-def _of_actions(store: EpisodeStore, episodes: Sequence[int], lag: Lag | None) -> list[str]:
+def _of_actions(store: EpisodeStore, lag: Lag | None) -> list[str]:
     space = store.info.action_space
     if space is None:
         return []
-    (actions, lengths), found = holds(store, episodes), []
+    (actions, lengths), found = holds(store), []
     if not lengths:
         return []
     if isinstance(space, spaces.Discrete):
@@ -167,10 +169,12 @@ def _of_actions(store: EpisodeStore, episodes: Sequence[int], lag: Lag | None) -
     if never:
         found.append(f"never taken: {', '.join(never)}; a dream of it is guesswork")
     most = max(int(runs.max()) for runs in lengths)
-    if most <= HELD and not isinstance(space, spaces.Box):
+    if most <= HELD and not any(isinstance(leaf, spaces.Box) for leaf in leaves(space)):
         found.append(f"no action is held for more than {most} steps: a dream of one who does is guesswork")
     if lag is not None and not lag.tells:
-        found.append("actions tell nothing of what changes in the pictures: a world of them will not obey")
+        found.append(
+            f"actions tell nothing of what changes within {REACH} steps: they come later still, or mean nothing"
+        )
     elif lag is not None and (lag.low > 0 or lag.high < 0):
         found.append(f"actions come {_late(lag)}; worldsim import source=<this> out=<new> shift={lag.shift} mends it")
     return found

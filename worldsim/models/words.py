@@ -57,6 +57,6 @@ class VisualWords(nn.Module):
             number = nearest.bincount(minlength=len(words))[:, None]
             words = torch.where(number > 0, total / number.clamp_min(1), words)
         self.words.copy_(words)
-        self.softness.copy_(SOFTNESS * patches.var(0).sum())
+        self.softness.copy_((SOFTNESS * patches.var(0).sum()).clamp_min(1e-6))
         counts = torch.cat([self.counts(part) for part in latents.split(64)])
-        self.usual.copy_(torch.stack((counts.mean(0), counts.std(0))))
+        self.usual.copy_(torch.stack((counts.mean(0), counts.std(0, correction=0))))

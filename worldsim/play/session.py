@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
+from torch import Tensor
 
 from worldsim.actions import unpack
 from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.saved_state import EnvState
+from worldsim.types import map_rows
+
+MEMORY = 2**28  # bytes that may be gone back through
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,15 @@ class Session:
     def __init__(self, env: WorldModelEnv, seed: int | None = None, num_times: int = 60, rewindable: int = 0):
         """`num_times` is how many of the latest steps `milliseconds` looks at, `rewindable` how many can be undone."""
         self.env = env
-        self._past: deque[Moment] = deque(maxlen=rewindable)
+        self._rewindable = rewindable
         self._seconds: deque[float] = deque(maxlen=num_times)
         self.begin(seed)
 
     def begin(self, seed: int | None = None) -> None:
         """Starts the seed's first episode, or without a seed the next one; that cannot be undone."""
-        self._past.clear()
         self.frame, info = self.env.reset(seed=seed)
+        room = MEMORY // _size(self.env.get_state()) if self._rewindable else 0
+        self._past: deque[Moment] = deque(maxlen=min(self._rewindable, room))
         self.age, self.total_reward = info["age"], 0.0
         self.started, self.ended = True, False
 
@@ -73,3 +78,15 @@ class Session:
     def milliseconds(self, percentile: float) -> float:
         """Returns a percentile of the latest steps' times, with decode; NaN before the first."""
         return float(np.percentile(self._seconds, percentile)) * 1e3 if self._seconds else float("nan")
+
+
+def _size(state: EnvState) -> int:
+    """Returns a state's bytes."""
+    sizes: list[int] = []
+
+    def count(x: Tensor) -> Tensor:
+        sizes.append(x.nbytes)
+        return x
+
+    map_rows(count, state)
+    return sum(sizes)

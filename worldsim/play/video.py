@@ -10,18 +10,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
 
 SMALLEST_SIDE = 256  # pixels; players blur what they have to enlarge
-# A macro block of 1 keeps imageio from resizing; `enlarge` makes the sides even, as the codecs want.
-_FFMPEG: dict[str, Any] = {"macro_block_size": 1, "ffmpeg_log_level": "quiet"}
-_VP9 = ["-crf", "24", "-b:v", "0", "-row-mt", "1", "-cpu-used", "4"]
+VP9 = ["-crf", "24", "-b:v", "0", "-row-mt", "1", "-cpu-used", "4"]
+PALETTES = "split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=none"  # a frame's own colours
 FORMATS: dict[str, dict[str, Any]] = {
-    ".mp4": _FFMPEG | {"quality": 8},
-    ".webm": _FFMPEG | {"codec": "libvpx-vp9", "quality": None, "output_params": _VP9},
-    ".gif": {"loop": 0},  # for ever
+    ".mp4": {"quality": 8},
+    ".webm": {"codec": "libvpx-vp9", "quality": None, "output_params": VP9},
+    ".gif": {"codec": "gif", "quality": None, "pix_fmt_out": "pal8", "output_params": ["-filter_complex", PALETTES]},
 }
 
 
@@ -38,21 +36,30 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rate: dict[str, Any] = {"duration": 1000 / self._fps} if self.path.suffix == ".gif" else {"fps": self._fps}
-        self._writer = imageio.get_writer(self._partial, mode="I", **rate, **FORMATS[self.path.suffix])
         return self
 
     def append(self, frame: np.ndarray) -> None:
         """Adds a frame."""
-        self._num_frames += 1
+        large = np.ascontiguousarray(enlarge(frame))
         try:
-            self._writer.append_data(enlarge(frame))
+            if self._writer is None:
+                self._writer = self._open(large.shape[1::-1])
+            self._num_frames += 1
+            self._writer.send(large)
         except OSError as error:
             raise self._failure() from error
 
+    def _open(self, size: tuple[int, int]) -> Any:
+        # A macro block of 1 keeps the sides, which `enlarge` made even, as the codecs want them.
+        options = FORMATS[self.path.suffix] | {"macro_block_size": 1, "ffmpeg_log_level": "quiet"}
+        writer = imageio_ffmpeg.write_frames(str(self._partial), size, fps=self._fps, **options)
+        writer.send(None)
+        return writer
+
     def __exit__(self, kind: Any, *exception: Any) -> None:
         try:
-            self._writer.close()
+            if self._writer is not None:
+                self._writer.close()
             if kind is None:
                 self._check_whole()
                 os.replace(self._partial, self.path)

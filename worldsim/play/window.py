@@ -52,7 +52,7 @@ class PlayWindow:
         self.session = Session(env, seed, rewindable=int(REWINDABLE * min(self._fps, 30)))
         self.paused = self.closed = self.slow = False
         self.hud, self._asked, self.scale = True, scale, 1
-        self._ticks_of_end = 0
+        self._ticks_of_end = 0.0
 
     def __enter__(self) -> PlayWindow:
         self._pygame: ModuleType = import_pygame()
@@ -119,6 +119,8 @@ class PlayWindow:
             self._begin()
         elif command == "step":
             self.paused = True
+            self._grab_mouse()
+            self._ticks_of_end = END_SECONDS * self._fps  # one press is enough, also at the end
             self._play()
         elif command == "slow":
             self.slow = not self.slow
