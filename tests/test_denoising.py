@@ -384,3 +384,22 @@ def test_faulty_histories_are_learned_from_where_it_is_decided_what_is_there():
     low, high = DECIDING
     faulty = seen[0][seen[0] < 1]
     assert len(faulty) == 8 and (low <= faulty).all() and (faulty <= high).all()
+
+
+def test_outcomes_are_learned_from_faulty_histories_too_of_every_part_alike(monkeypatch):
+    seen = []
+
+    def noisy(clip, config, draw):
+        seen.append(clip)
+        return noisy_history(clip, config, draw)
+
+    monkeypatch.setattr("worldsim.objectives.outcome.noisy_history", noisy)
+    clip, model = random_clip(16, 5, LATENT, CODEC), denoiser()
+    outcome = OutcomeModel(OutcomeConfig(model.backbone.feature_width, CODEC.width))
+    config = DenoisingConfig(faulty_share=0.5)
+    for seed in range(30):
+        outcome_loss(outcome, model, clip, config, generator=generator(seed))
+    changed = torch.stack([(x.latents != clip.latents).flatten(1).any(1) for x in seen]).float()
+    assert all(torch.equal(x.latents[:, -1], clip.latents[:, -1]) and torch.equal(x.reward, clip.reward) for x in seen)
+    assert (changed.sum(1) <= 8).all() and changed.sum(1).mean() > 6
+    assert (changed.mean(0) > 0.15).all()  # the first as well as the last, whatever they were drawn for

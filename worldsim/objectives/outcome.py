@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.data.clips import parts
 from worldsim.diffusion.process import add_noise
 from worldsim.models.outcome import OutcomeDistribution, two_hot
-from worldsim.objectives.denoising import DenoisingConfig, Draws, noisy_history
+from worldsim.objectives.denoising import DenoisingConfig, Draws, faulty_history, noisy_history
 from worldsim.types import Clip, Loss, Stream
 
 LAST_LEVELS = (1.0, 0.5, 0.25)  # where a sampler of 1, 2 and 4 steps evaluates the network for the last time
@@ -42,7 +42,7 @@ def outcome_loss(
     data says (logit adjustment, Menon et al. 2021).
     """
     draw = Draws(clip.latents, generator)
-    history = noisy_history(clip, config, draw)
+    history = noisy_history(_faulty(clip, config, draw), config, draw)
     last, action = clip.latents[:, -1:], clip.action[:, -1:]
     levels = torch.tensor(LAST_LEVELS, device=last.device)
     level = levels[(draw.uniform(len(last), 1) * len(levels)).long()]
@@ -63,6 +63,15 @@ def outcome_loss(
     reward = (reward * of_reward).sum() / of_reward.sum().clamp_min(1)
     end = (end * of_end).sum() / of_end.sum().clamp_min(1)
     return Loss(reward + end, {"reward": reward.detach(), "end": end.detach()})
+
+
+def _faulty(clip: Clip, config: DenoisingConfig, draw: Draws) -> Clip:
+    """Returns the clip with faults in some rows' histories, of every part alike: what is missing is no sign of an end.
+
+    In recordings it is: only a thing that touches another hides it. In dreams things are missing at other times too.
+    """
+    order = draw.uniform(len(clip.valid)).argsort()
+    return faulty_history(clip.select(order), config, draw).select(order.argsort())
 
 
 def _adjusted(
