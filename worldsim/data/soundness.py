@@ -52,7 +52,7 @@ class Soundness:
 
 
 def check_data(store: EpisodeStore, quick: bool = False) -> Soundness:
-    """Looks at all recordings, or at the first few thousand steps of them where that must be quick."""
+    """Looks at all recordings; where that must be quick, at the pictures of the first few thousand steps alone."""
     episodes = _first(store, QUICK) if quick else range(len(store))
     black, repeated, regular = _stretches(store, episodes)
     lag = measure_lag(store, episodes, QUICK if quick else LAG_STEPS)
@@ -62,24 +62,22 @@ def check_data(store: EpisodeStore, quick: bool = False) -> Soundness:
     shape = "x".join(str(n) for n in store.info.observation_shape[:2])
     facts = [
         ("game", store.info.game),
-        (
-            "frames",
-            f"{frames} of {shape}, {minutes:.1f} minutes at {store.info.fps:g} a second",
-        ),
+        ("frames", f"{frames} of {shape}, {minutes:.1f} minutes at {store.info.fps:g} a second"),
         ("episodes", f"{len(lengths)}, of {min(lengths)} to {max(lengths)} steps, median {np.median(lengths):.0f}"),
         ("ended by the game", f"{ended} of {len(lengths)}"),
         ("black frames", str(black)),
         ("frames like the one before", str(repeated)),
     ]
     if store.info.has_rewards:
-        paid = np.concatenate([np.asarray(store.rewards(i)) for i in episodes])
+        paid = np.concatenate([np.asarray(store.rewards(i)) for i in range(len(store))])
         facts.append(("rewards", f"in {(paid != 0).mean():.1%} of steps, {paid.min():g} to {paid.max():g}"))
     if store.info.action_space is not None:
         facts.append(("actions come", _late(lag)))
-    warnings = _of_frames(store, black, repeated, regular) + _of_actions(store, lag)
+    held = holds(store)
+    warnings = _of_frames(store, black, repeated, regular) + _of_actions(store, held, lag)
     if not ended:
         warnings.append("no episode is ended by the game: a world of it will not know what ends one")
-    return Soundness(facts, _taken(store, episodes), lag, warnings)
+    return Soundness(facts, _taken(*held), lag, warnings)
 
 
 def _first(store: EpisodeStore, steps: int) -> list[int]:
@@ -121,9 +119,8 @@ def _stretch(parts: Sequence[tuple[int, np.ndarray]]) -> Stretch:
     return Stretch(float(np.concatenate([found for _, found in parts]).mean()), *best)
 
 
-def _taken(store: EpisodeStore, episodes: Sequence[int]) -> list[tuple[str, str, str, str]]:
+def _taken(found: np.ndarray, lengths: list[np.ndarray]) -> list[tuple[str, str, str, str]]:
     """Returns how often each action is taken and how long it is held, the most frequent first."""
-    found, lengths = holds(store, episodes)
     total = sum(int(runs.sum()) for runs in lengths)
     order = sorted(range(len(lengths)), key=lambda i: -int(lengths[i].sum()))[:LISTED]
     return [
@@ -155,11 +152,11 @@ def _acts(store: EpisodeStore, stretch: Stretch) -> bool:
     return actions is None or bool((actions != actions[0]).any())
 
 
-def _of_actions(store: EpisodeStore, lag: Lag | None) -> list[str]:
+def _of_actions(store: EpisodeStore, held: tuple[np.ndarray, list[np.ndarray]], lag: Lag | None) -> list[str]:
     space = store.info.action_space
     if space is None:
         return []
-    (actions, lengths), found = holds(store), []
+    (actions, lengths), found = held, []
     if not lengths:
         return []
     if isinstance(space, spaces.Discrete):

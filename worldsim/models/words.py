@@ -30,7 +30,7 @@ class VisualWords(nn.Module):
         self.register_buffer("softness", torch.ones(()))
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Returns how unusual the counts in `latents [b c h w]` are, `[b n]`: standard deviations, within +-5."""
+        """Returns how unusual the counts in `latents [b c h w]` are, `[b n]`: about standard deviations, within +-5."""
         mean, std = self.usual
         return ((self.counts(latents) - mean) / (std + SLACK[0] + SLACK[1] * mean)).clamp(-LIMIT, LIMIT)
 

@@ -70,6 +70,8 @@ def _faulty(clip: Clip, config: DenoisingConfig, draw: Draws) -> Clip:
 
     In recordings it is: only a thing that touches another hides it. In dreams things are missing at other times too.
     """
+    if not config.faulty_share:
+        return clip
     order = draw.uniform(len(clip.valid)).argsort()
     return faulty_history(clip.select(order), config, draw).select(order.argsort())
 
