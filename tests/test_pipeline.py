@@ -98,6 +98,16 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
             train_world(replace(more, preset=preset, folder=tmp_path / name))
 
 
+def test_a_world_that_is_trained_on_keeps_its_codec(tmp_path):
+    world = train_world(run(tmp_path))
+    folder, begin_from = tmp_path / "more", str(tmp_path / "run" / "world")
+    further = train_world(replace(run(tmp_path), folder=folder, begin_from=begin_from))
+    assert further.fingerprint != world.fingerprint
+    for name, value in world.autoencoder.state_dict().items():
+        assert torch.equal(value, further.autoencoder.state_dict()[name])
+    assert not list((tmp_path / "more" / "sheets").glob("codec-*.png"))  # it was not trained
+
+
 def test_two_data_sets_train_one_world_by_the_command_line_s_list(tmp_path):
     stores = [record(tmp_path / name, episodes=6, seed=seed) for name, seed in (("a", 0), ("b", 100))]
     joined = open_data(ListConfig([str(tmp_path / "a"), str(tmp_path / "b")]))

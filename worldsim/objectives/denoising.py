@@ -146,8 +146,9 @@ FAULTS, FAULT_SIDES = 3, (0.12, 0.35)  # squares of a clip at most, and their si
 def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     """Puts into squares of some clips' histories what is not there, in all frames alike; the frame to tell stays true.
 
-    Half of these clips show what is usual there, so that things are missing; the others another clip, or another place
-    of their own, so that there are too many. Squares lie where there is something to miss or to add: what differs from
+    Half of these clips show what is usual there, so that things are missing; the others also what another clip shows, or
+    another place of their own, so that there are too many. None lacks one thing and has another instead: its like would
+    be a sound history, of which things would then vanish that have no cause to. Squares lie where there is something to miss or to add: what differs from
     the usual. No recording shows the way back from what dreams do wrong. The clips are the last ones: the first are
     those that are resampled.
     """
@@ -160,9 +161,10 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     other = clip.latents.roll(1, 0)[b - rows :, :-1]
     missing, other_clip = (draw.uniform(2, rows, 1, 1, 1, 1) < 0.5).unbind()
     extra = torch.where(other_clip, other, _rolled(true, draw))
-    wrong = torch.where(missing, usual, extra)
+    more = _unusual(extra, usual) > _unusual(true, usual)
+    wrong = torch.where(missing, usual, torch.where(more, extra, true))
     count = draw.uniform(rows, 1, 1) * FAULTS
-    things = (torch.where(missing, true, extra)[:, -1] - usual[:, -1]).square().sum(1).flatten(1)
+    things = _unusual(torch.where(missing, true, extra), usual)[:, -1].flatten(1)
     heaped = (things + 1e-6).double().cumsum(1)
     y, x = (torch.arange(n, device=true.device) for n in (height, width))
     swapped = torch.zeros(rows, height, width, dtype=torch.bool, device=true.device)
@@ -179,6 +181,11 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     faulty = torch.where(swapped[:, None, None], wrong, true)
     last = clip.latents[b - rows :, -1:]
     return replace(clip, latents=torch.cat((clip.latents[: b - rows], torch.cat((faulty, last), 1))))
+
+
+def _unusual(x: Tensor, usual: Tensor) -> Tensor:
+    """Returns by how much each place of `x [... c h w]` differs from the usual, `[... 1 h w]`."""
+    return (x - usual).square().sum(-3, keepdim=True)
 
 
 def _rolled(x: Tensor, draw) -> Tensor:

@@ -43,7 +43,7 @@ from worldsim.world_model import WorldModel
 
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
-CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.07  # of the minutes; dynamics gets what the others leave
+CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.12  # of the minutes; dynamics gets what the others leave
 FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has a forecaster that learns
 Codec = ConvAutoencoder | FoldedPixels
 SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
@@ -98,22 +98,27 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
+def trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
+    """Returns the stage's model, trained in its own folder of the run's."""
     return train(stage, budget, run.folder / stage.name, seed, run.rhythm, run.torch_device, run.batches_a_step)
 
 
 def prepare_codec(run: Run) -> Codec:
-    """Returns the preset's codec, trained where it learns; a folded one has the scale of the world to begin from."""
+    """Returns the preset's codec, trained where it learns; that of the world to begin from, where there is one."""
     config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
-    if not isinstance(config, FoldedPixelsConfig):
-        return train_codec(run, config)
-    (run.folder / "codec").mkdir(exist_ok=True)
     begun = None if run.begin_from is None else bundle.load(run.begin_from).autoencoder
-    if config.scale is None and isinstance(begun, FoldedPixels):
-        config = replace(config, scale=begun.scale)
-    codec = FoldedPixels(config.fitted(_statistics_frames(run)))
-    if run.processes.first:
-        save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
+    if isinstance(config, FoldedPixelsConfig):
+        if config.scale is None and isinstance(begun, FoldedPixels):
+            config = replace(config, scale=begun.scale)
+        codec: Codec = FoldedPixels(config.fitted(_statistics_frames(run)))
+    elif isinstance(begun, ConvAutoencoder) and begun.config == config:
+        codec = begun
+    else:
+        return train_codec(run, config)
+    with run.processes.first_first():
+        if run.processes.first:
+            (run.folder / "codec").mkdir(exist_ok=True)
+            save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
     return codec.to(run.torch_device)
 
 
@@ -141,7 +146,7 @@ def train_codec(run: Run, config: ConvAutoencoderConfig) -> ConvAutoencoder:
 
     stage = Stage("codec", model, batch, objective, sizes.batch, sizes.learning_rate, preview)
     budget = run.spend("codec", lambda left: CODEC_SHARE * left)
-    average = _trained(run, stage, budget, run.seed)
+    average = trained(run, stage, budget, run.seed)
     return set_statistics(average, run, device).eval()
 
 
@@ -241,7 +246,7 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("dynamics", model, batch, objective, per_step, sizes.learning_rate, preview)
     budget = run.spend("dynamics", lambda left: left - OUTCOME_SHARE * 60 * run.minutes)
-    return _trained(run, stage, budget, run.seed + 1).eval()
+    return trained(run, stage, budget, run.seed + 1).eval()
 
 
 def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
@@ -275,7 +280,7 @@ def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTabl
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("forecast", model, batch, objective, per_step, sizes.learning_rate)
     budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
-    model = _trained(run, stage, budget, run.seed + 3).requires_grad_(False)
+    model = trained(run, stage, budget, run.seed + 3).requires_grad_(False)
     if model.recall is not None:
         remembered, _ = _parts(run, model.config.keyframes)
         model.recall.start_from(_keyframes(run, remembered, model.config.keyframes))
@@ -288,6 +293,8 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
     sizes = preset.outcome
     with seeded(run.seed + 2):
         model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
+    if run.begin_from is not None:
+        model.load_state_dict(bundle.load(run.begin_from).outcome.state_dict())
     sampler = EventSampler(run.store, _parts(run, _num_keyframes(denoiser))[1], preset.clip_length, run.seed + 2)
     rarity = Rarity(sampler.common, *sampler.shares)
 
@@ -299,7 +306,7 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
 
     stage = Stage("outcome", model, batch, objective, sizes.batch, sizes.learning_rate)
     budget = run.spend("outcome", lambda left: left)
-    return _trained(run, stage, budget, run.seed + 2).eval()
+    return trained(run, stage, budget, run.seed + 2).eval()
 
 
 def write_bundle(
