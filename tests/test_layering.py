@@ -22,7 +22,7 @@ LAYERS = (
     ("types", "messages", "pixels", "noise", "files", "threads", "_checkout", "_pygame"),
     ("diffusion", "actions"),
     ("models", "data", "training"),
-    ("objectives", "world_model", "bundle"),
+    ("objectives", "distill", "world_model", "bundle"),
     ("dream", "evaluation", "play"),
     ("pipeline",),
     ("cli", "__main__"),

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "make a Minari data set or a film of a data folder",
     "check": "see whether recordings are fit to be learned from",
     "train": "train a world model of recorded gameplay",
+    "distill": "make a world need fewer steps",
     "eval": "measure a world against held-out recordings",
     "bench": "measure a world's speed and memory",
     "play": "play in a world with keyboard and mouse",

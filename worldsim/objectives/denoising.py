@@ -146,11 +146,11 @@ FAULTS, FAULT_SIDES = 3, (0.12, 0.35)  # squares of a clip at most, and their si
 def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     """Puts into squares of some clips' histories what is not there, in all frames alike; the frame to tell stays true.
 
-    Half of these clips show what is usual there, so that things are missing; the others also what another clip shows, or
-    another place of their own, so that there are too many. None lacks one thing and has another instead: its like would
-    be a sound history, of which things would then vanish that have no cause to. Squares lie where there is something to miss or to add: what differs from
-    the usual. No recording shows the way back from what dreams do wrong. The clips are the last ones: the first are
-    those that are resampled.
+    Half of these clips show what is usual there, so that things are missing; the others also what another clip shows,
+    or another place of their own, so that there are too many. None lacks one thing and has another instead: it would
+    look sound, and of sound histories things would vanish that have no cause to. Squares lie where there is something
+    to miss or to add: what differs from the usual. No recording shows the way back from what dreams do wrong. The clips
+    are the last ones: the first are those that are resampled.
     """
     b, height, width = len(clip.latents), *clip.latents.shape[-2:]
     rows = math.ceil(b * config.faulty_share)

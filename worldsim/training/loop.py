@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -67,6 +67,7 @@ class Stage(Generic[M]):
     frames_per_batch: int
     learning_rate: float
     preview: Callable[[M, int], None] | None = None
+    shares: dict[str, float] = field(default_factory=dict)  # of the learning rate, for children of the model by name
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def train(
     accelerator = Accelerator(mixed_precision=precision(device), cpu=device.type == "cpu")
     # No wrapper around the model: objectives read its parts, and gradients are added up here.
     model = accelerator.prepare_model(stage.model, evaluation_mode=True)
-    optimizer = accelerator.prepare_optimizer(adamw(stage.model, stage.learning_rate))
+    optimizer = accelerator.prepare_optimizer(adamw(stage.model, stage.learning_rate, shares=stage.shares))
     progress = Progress()
     accelerator.register_for_checkpointing(average, progress)
     if (found := checkpoint.latest(folder)) is not None:
@@ -232,7 +233,7 @@ class _Run:
     def update(self, drawn: list[tuple[int, Any]], share: float) -> Loss:
         """Takes one step of the optimiser; returns the mean loss of this process' batches."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.stage.learning_rate * schedule(share)
+            group["lr"] = self.stage.learning_rate * group.get("share", 1.0) * schedule(share)
         losses = []
         for number, batch in drawn:
             generator = torch.Generator(self.accelerator.device).manual_seed((self.seed << 32) + number)

@@ -6,6 +6,8 @@ Leaves out Muon, which has not been measured here yet.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -13,11 +15,19 @@ WARM_UP = 0.02
 DECAY = 0.3
 
 
-def adamw(model: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
-    """Returns AdamW that decays matrices and kernels only, not biases, norms and gains."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def adamw(
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.01, shares: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """Returns AdamW that decays matrices and kernels only, not biases, norms and gains.
+
+    `shares` names children of the model that learn at that share of the rate; it stands in their groups as `share`.
+    """
+    groups = []
+    for share in sorted({1.0, *(shares or {}).values()}):
+        mine = [p for name, p in model.named_parameters() if (shares or {}).get(name.partition(".")[0], 1.0) == share]
+        for decay, is_matrix in ((weight_decay, True), (0.0, False)):
+            chosen = [p for p in mine if p.requires_grad and (p.dim() >= 2) == is_matrix]
+            groups.append({"params": chosen, "weight_decay": decay, "share": share})
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
 

@@ -1,0 +1,267 @@
+"""Students do in few steps what their teachers do in many: where all is known, and from a tiny world to a tiny student.
+
+Points in a plane and numbers on a line have teachers in closed form, so that a method's own mistake shows.
+"""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from test_pipeline import PIXEL, run
+from tiny_world import record
+from torch import nn
+from toy import CENTRES, SHARES, draw_data, sliced_distance
+
+from worldsim import bundle
+from worldsim.cli.main import main
+from worldsim.data.episodes import EpisodeStore
+from worldsim.distill import METHODS
+from worldsim.distill.task import Task, follow, jump, land, landing, sampled, standing
+from worldsim.models.layers import level_features
+from worldsim.objectives.denoising import Draws
+from worldsim.pipeline import Distillation, StageSizes, distill_world, train_world
+from worldsim.training.loop import Rhythm
+
+MEAN, STD = 0.7, 0.3
+TOLD = 2 * 2 * 6  # features of time and target
+
+
+def told(time, target):
+    return torch.cat((level_features(time, 6), level_features(target, 6)), 1)
+
+
+class Line(nn.Module):
+    """A student of numbers: its clean latent is linear in x, as a Gaussian's flow map wants it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(TOLD, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))
+
+    def forward(self, x, time, target):
+        slope, shift = self.body(told(time, target)).T[..., None, None, None]
+        return slope * x + shift
+
+
+class Plane(nn.Module):
+    """A student, or with a third output a critic, of points in a plane."""
+
+    def __init__(self, outputs=2):
+        super().__init__()
+        sizes = (2 + TOLD, 128, 128, 128)
+        layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
+        self.body = nn.Sequential(*layers, nn.Linear(128, outputs))
+
+    def forward(self, x, time, target):
+        out = self.body(torch.cat((x.flatten(1), told(time, target)), 1))
+        return out[:, :2].reshape(x.shape) if out.shape[1] == 2 else (out[:, :2].reshape(x.shape), out[:, 2])
+
+
+def gaussian(x, time, target):
+    """The mean of clean numbers given x, for data of N(MEAN, STD^2)."""
+    time = time[:, None, None, None]
+    gain = (1 - time) * STD**2 / (((1 - time) * STD) ** 2 + time**2)
+    return MEAN + gain * (x - (1 - time) * MEAN)
+
+
+def mixture(x, time, target):
+    """The mean of clean points given x, for the mixture of `toy`."""
+    alpha, sigma = (1 - time)[:, None], time[:, None]
+    variance = (alpha * 0.2) ** 2 + sigma**2
+    off = x.flatten(1)[:, None] - alpha[:, None] * CENTRES
+    share = (SHARES.log() - off.square().sum(-1) / (2 * variance)).softmax(1)
+    mean = CENTRES + (alpha * 0.04 / variance)[:, :, None] * off
+    return (share[..., None] * mean).sum(1).reshape(x.shape)
+
+
+def teach(method, make, teacher, data, reach, steps, rate=2e-3, rows=256):
+    """Returns a student's average after so many steps of a method, begun as its teacher's copy."""
+    torch.manual_seed(0)
+    known, generator = METHODS[method], torch.Generator().manual_seed(0)
+    student, critic = make(), Plane(3)
+    copy_teacher((student, critic), teacher, data, generator)
+    for index in range(known.rounds):
+        average = make()
+        average.load_state_dict(student.state_dict())
+        groups = [{"params": net.parameters(), "own": own} for net, own in ((student, known.share), (critic, 1.0))]
+        optimizer = torch.optim.AdamW(groups, rate, betas=(0.9, 0.95))
+        for step in range(steps // known.rounds):
+            progress = step * known.rounds / steps
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["own"] * min(1, 3 * (1 - progress))
+
+            def judge(*inputs):
+                with standing(critic):
+                    return critic(*inputs)
+
+            def clamped(net):
+                return lambda *inputs: net(*inputs) if torch.is_grad_enabled() else net(*inputs).clamp(-reach, reach)
+
+            clean, draw = data(rows, generator), Draws(torch.zeros(1), generator)
+            given = (teacher, clamped(student), clamped(average), clean, draw)
+            optimizer.zero_grad()
+            known.loss(Task(*given, 1, progress, index, critic, critic, judge)).total.backward()
+            nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            with torch.no_grad():
+                for ours, theirs in zip(average.parameters(), student.parameters(), strict=True):
+                    ours.lerp_(theirs, 0.02)
+        teacher = average.requires_grad_(False)
+        student = make()
+        student.load_state_dict(average.state_dict())
+    return average
+
+
+def copy_teacher(networks, teacher, data, generator, steps=600):
+    """Lets networks learn the teacher's mean, whatever target they are told."""
+    for net in networks:
+        optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+            clean = data(256, generator)
+            if clean.shape[1] != 2 and isinstance(net, Plane):
+                return  # numbers have no critic
+            time = torch.rand(256, generator=generator)
+            target = time * torch.rand(256, generator=generator)
+            x = land(torch.randn(clean.shape, generator=generator), clean, torch.ones(256), time)
+            found = net(x, time, target)
+            found = found[0] if isinstance(found, tuple) else found
+            optimizer.zero_grad()
+            (found - teacher(x, time, target)).square().mean().backward()
+            optimizer.step()
+
+
+def numbers(rows, generator):
+    return MEAN + STD * torch.randn(rows, 1, 1, 1, generator=generator)
+
+
+def points(rows, generator):
+    return draw_data(rows, generator)[torch.randperm(rows, generator=generator)].reshape(rows, 2, 1, 1)
+
+
+def test_a_jump_and_the_clean_latent_behind_it_are_inverse():
+    x, goal = torch.randn(2, 4, 3, 2, 2).unbind()
+    time, target = torch.tensor([1.0, 0.75, 0.5, 0.1]), torch.tensor([0.0, 0.5, 0.25, 0.0])
+    clean = landing(x, goal, time, target)
+    assert torch.allclose(land(x, clean, time, target), goal, atol=1e-5)
+    assert torch.allclose(jump(lambda *_: clean, x, time, target), goal, atol=1e-5)
+
+
+def test_a_teacher_s_flow_is_followed_to_where_it_leads():
+    x = torch.linspace(-2, 2, 9).reshape(9, 1, 1, 1)
+    one = torch.ones(9)
+    for time, target in ((1.0, 0.0), (0.75, 0.25)):
+        start, end = (((1 - t) * MEAN, math.hypot((1 - t) * STD, t)) for t in (time, target))
+        exact = end[0] + end[1] / start[1] * (x - start[0])
+        assert torch.allclose(follow(gaussian, x, time * one, target * one, 64), exact, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", sorted({*METHODS} - {"matching", "adversarial_matching", "drifting"}))
+def test_a_student_of_numbers_learns_the_flow_map_itself(method):
+    student = teach(method, Line, gaussian, numbers, 4.0, 3000)
+    x = torch.linspace(-1.5, 1.5, 7).reshape(7, 1, 1, 1)
+    with torch.no_grad():
+        error = sampled(student, x, 1) - (MEAN + STD * x)
+    assert error.square().mean().sqrt() < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_student_of_points_makes_the_data_in_one_step(method):
+    student = teach(method, Plane, mixture, points, 3.0, 6000, rows=512)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        made = sampled(student, torch.randn(512, 2, 1, 1, generator=generator), 1).reshape(512, 2)
+    others = [CENTRES[torch.multinomial(SHARES, 512, True, generator=generator)] for _ in range(16)]
+    others = [x + 0.2 * torch.randn(512, 2, generator=generator) for x in others]
+    floor = torch.stack([sliced_distance(a, b) for a, b in pairwise(others)]).mean()
+    found = torch.stack([sliced_distance(made, other) for other in others]).mean()
+    assert found < 2 * floor
+
+
+@pytest.mark.parametrize("method", ["matching", "adversarial_matching"])
+def test_student_and_critic_learn_from_their_own_terms_alone(method):
+    """The whole loss gives each network the gradient that it would have were the other fixed."""
+    generator = torch.Generator().manual_seed(1)
+    student, critic, clean = Plane(), Plane(3), points(64, generator)
+
+    def gradient(of, fixed):
+        def judge(*inputs):
+            with standing(critic):
+                return critic(*inputs)
+
+        draw = Draws(torch.zeros(1), torch.Generator().manual_seed(2))
+        fixed.requires_grad_(False)
+        task = Task(mixture, student, student, clean, draw, critic=critic, real_critic=critic, judge=judge)
+        found = torch.autograd.grad(METHODS[method].loss(task).total, list(of.parameters()), allow_unused=True)
+        fixed.requires_grad_(True)
+        return [torch.zeros(()) if g is None else g for g in found]
+
+    nobody = nn.Linear(1, 1)
+    for net, other in ((student, critic), (critic, student)):
+        alone, together = gradient(net, other), gradient(net, nobody)
+        assert any(g.abs().sum() > 0 for g in alone)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(alone, together, strict=True))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("taught")
+    world = train_world(run(folder, preset=PIXEL))
+    return folder, world
+
+
+def distillation(folder, method, **changes) -> Distillation:
+    facts = {"minutes": 0.05, "sizes": StageSizes(8, 1e-3), "own_frames": 2, "device": "cpu"}
+    store, teacher = EpisodeStore(folder / "data"), str(folder / "run" / "world")
+    return Distillation(store, folder / method, teacher, method, rhythm=Rhythm(1, 1e9, 5), **facts | changes)
+
+
+@pytest.mark.parametrize("method", ["progressive", "adversarial_matching", "drifting"])
+def test_a_world_becomes_a_student_that_needs_fewer_steps(taught, method):
+    folder, teacher = taught
+    student = distill_world(distillation(folder, method, steps=2))
+    assert student.steps == 2 and student.fingerprint != teacher.fingerprint
+    assert student.info.provenance["preset"] == f"{method}, 2 steps"
+    before = student.info.provenance["begun_from"]
+    assert before["preset"] == "tiny" and before["minutes"] == teacher.info.provenance["minutes"]
+    again = distill_world(distillation(folder, method, steps=2))  # what is done is returned
+    assert again.fingerprint == student.fingerprint
+    with pytest.raises(ValueError, match=r"same preset.name, found preset.name=.*; use another out="):
+        distill_world(distillation(folder, method, steps=4))
+
+
+def test_a_student_can_teach(taught):
+    folder, _ = taught
+    world = str(distilled(folder) / "world")
+    again = distill_world(replace(distillation(folder, "regression"), folder=folder / "again", teacher=world))
+    assert again.info.provenance["begun_from"]["preset"] == "shortcut, 1 step"
+    assert bundle.load(folder / "again" / "world").steps == 1
+
+
+def distilled(folder):
+    how = distillation(folder, "shortcut")
+    distill_world(how)
+    return how.folder
+
+
+def test_what_cannot_be_distilled_is_said_in_one_line(taught, tmp_path, capsys):
+    folder, _ = taught
+    world, data = f"world={folder / 'run' / 'world'}", f"data={folder / 'data'}"
+    record(tmp_path / "other", episodes=2)
+    other = tmp_path / "other" / "dataset.json"
+    other.write_text(other.read_text().replace('"counting"', '"another"'))
+    wrong = {
+        "expected method= one of regression,": [world, data, "minutes=1", "method=magic"],
+        "expected minutes above 0, found 0": [world, data, "minutes=0"],
+        "expected data= of the teacher's game, counting, found another": [world, f"data={other.parent}", "minutes=1"],
+        "expected steps= 1, 2, 4 or 8, found 3": [world, data, "minutes=1", "steps=3"],
+        "expected a batch that is a multiple of 8, found 12": [world, data, "minutes=1", "method=drifting", "batch=12"],
+        "expected the path of a world or one of": ["world=nowhere", data, "minutes=1"],
+    }
+    for sentence, arguments in wrong.items():
+        assert main(["distill", *arguments, f"out={tmp_path / 'out'}"]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,221 @@
+"""From a world to one that needs fewer steps: a student begins as its teacher and learns by one of `distill.METHODS`.
+
+Here as a training like any other: rounds, then the outcome model anew on the student's features, then a bundle whose
+provenance holds the teacher's. Histories are noised as in training, and their newest frames are the student's own.
+Leaves out codec and forecaster, which stay the teacher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldsim import bundle
+from worldsim.data.clips import ClipTable, WindowSampler
+from worldsim.data.episodes import EpisodeStore
+from worldsim.data.shards import acquire_lock
+from worldsim.diffusion.process import RectifiedFlow
+from worldsim.distill import METHODS, Known
+from worldsim.distill.task import Critic, Task, standing
+from worldsim.files import save_tensors
+from worldsim.models.denoiser import Denoiser
+from worldsim.models.layers import zero_init
+from worldsim.objectives.denoising import DenoisingConfig, Draws, dropped_actions, noisy_history, resample_history
+from worldsim.pipeline.run import Preset, Run, StageSizes
+from worldsim.pipeline.stages import OUTCOME_SHARE, Codec, encode, seeded, train_outcome, trained, write_bundle
+from worldsim.training.loop import Rhythm, Stage
+from worldsim.types import Clip, Denoise, Stream
+from worldsim.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """One distillation: who teaches what to whom, from which data, for how long."""
+
+    store: EpisodeStore
+    folder: Path
+    teacher: str  # a world's name or path
+    method: str
+    minutes: float
+    steps: int = 1  # the most evaluations a frame that it is for
+    sizes: StageSizes = field(default_factory=lambda: StageSizes(32, 3e-4))
+    own_frames: int = 3  # of the newest history frames, how many may be the student's
+    own_share: float = 0.5  # clips where they are
+    faulty_share: float = 0.0  # as the teacher's, for the outcome model
+    seed: int = 0
+    device: str | None = None
+    rhythm: Rhythm = field(default_factory=Rhythm)
+    command: str = ""
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise ValueError(f"expected method= one of {', '.join(METHODS)}, found {self.method!r}")
+        if self.steps not in (1, 2, 4, 8):
+            raise ValueError(f"expected steps= 1, 2, 4 or 8, found {self.steps!r}")
+        if self.sizes.batch % METHODS[self.method].group:
+            raise ValueError(
+                f"expected a batch that is a multiple of {METHODS[self.method].group}, found {self.sizes.batch}"
+            )
+
+
+class Networks(nn.Module):
+    """A student, and where the method has one its critic: a denoiser too, with a head that says what looks real."""
+
+    def __init__(self, teacher: Denoiser, critic: bool):
+        super().__init__()
+        self.student = _learner(teacher)
+        self.critic = _learner(teacher) if critic else None
+        self.head = zero_init(nn.Conv2d(teacher.backbone.feature_width, 1, 1)) if critic else None
+
+
+def distill_world(how: Distillation) -> WorldModel:
+    """Trains the student and returns it as loaded from `world/` in the folder; resumes what is there.
+
+    Raises ValueError, in one sentence, for a teacher that does not fit the data or the methods.
+    """
+    teacher = bundle.load(how.teacher)
+    _check(teacher, how.store)
+    run = Run(
+        how.store, how.folder, _preset(how, teacher), how.minutes, how.seed, how.device, how.teacher,
+        rhythm=how.rhythm, command=how.command,
+    )  # fmt: skip
+    teacher = bundle.load(how.teacher, run.torch_device)
+    codec = cast(Codec, teacher.autoencoder)
+    with run.processes.first_first():
+        run.claim_folder()
+    with acquire_lock(run.folder) if run.processes.first else nullcontext():
+        if (run.folder / "world" / "world.json").exists():
+            return bundle.load(run.folder / "world", run.torch_device)
+        (run.folder / "codec").mkdir(exist_ok=True)
+        save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
+        clips = encode(run, codec)
+        known, student = METHODS[how.method], teacher.denoiser
+        for index in range(known.rounds):
+            student = _round(how, run, known, index, student, clips)
+        return write_bundle(run, codec, student, train_outcome(run, student, clips), clips)
+
+
+def _check(teacher: WorldModel, store: EpisodeStore) -> None:
+    mine, theirs = teacher.info, store.info
+    for name in ("game", "frame_shape", "action_space"):
+        expected, found = getattr(mine, name), getattr(theirs, {"frame_shape": "observation_shape"}.get(name, name))
+        if (tuple(found) if name == "frame_shape" else found) != expected:
+            raise ValueError(
+                f"expected data= of the teacher's {name}, {expected}, found {found}; record the world's own game"
+            )
+    if teacher.denoiser.process != RectifiedFlow():
+        raise ValueError(
+            f"expected a teacher trained by process=rectified_flow, found {teacher.denoiser.process}; train it anew"
+        )
+
+
+def _preset(how: Distillation, teacher: WorldModel) -> Preset:
+    denoiser = teacher.denoiser
+    return Preset(
+        name=f"{how.method}, {how.steps} step{'s' if how.steps > 1 else ''}",
+        autoencoder=_like(teacher.autoencoder.config),
+        backbone=_like(denoiser.backbone.config),
+        codec=how.sizes,
+        dynamics=how.sizes,
+        outcome=StageSizes(64, 1e-3),
+        clip_length=teacher.prompts.latents.shape[1] + how.own_frames + 1,
+        steps=how.steps,
+        context_level=teacher.context_level,
+        denoising=DenoisingConfig(
+            resampled_frames=how.own_frames, resampled_share=how.own_share, faulty_share=how.faulty_share
+        ),
+        process=denoiser.process,
+        prediction=denoiser.prediction,
+    )
+
+
+def _like(config: Any) -> Callable[..., Any]:
+    """Returns what makes a config like this one, whatever shapes it is told."""
+    kind: Callable[..., Any] = type(config)
+    return partial(kind, **{f.name: getattr(config, f.name) for f in fields(config)})
+
+
+def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoiser, clips: ClipTable) -> Denoiser:
+    config, device, length = run.preset.denoising, run.torch_device, run.preset.clip_length
+    with seeded(run.seed + 1):
+        model = Networks(teacher, known.critic)
+    sampler = WindowSampler(run.store, run.training_episodes, length, run.seed + index)
+    null = run.action_codec.null.to(device)
+
+    def objective(model, average, clip, progress, generator):
+        task = _task(how, known, teacher, model, average, clip.to(device), null, config, generator)
+        return known.loss(replace(task, progress=progress, round=index))
+
+    def batch(step: int) -> Clip:
+        return clips.clips(sampler.windows(step, how.sizes.batch // known.group), length)
+
+    stage = Stage(
+        f"round-{index + 1}", model, batch, objective, how.sizes.batch, how.sizes.learning_rate, None,
+        {"student": known.share},
+    )  # fmt: skip
+    left = known.rounds - index
+    budget = run.spend(stage.name, lambda seconds: (seconds - OUTCOME_SHARE * 60 * run.minutes) / left)
+    return trained(run, stage, budget, run.seed + 1).student.eval()
+
+
+def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config, generator) -> Task:
+    """Returns a batch as its method sees it."""
+    draw = Draws(clip.latents, generator)
+    dreamed = resample_history(average.student, clip, config, draw) if config.resampled_frames else clip
+    action = dropped_actions(clip, null, config, draw)
+    histories = [_seen(c, config, draw) for c in ((dreamed, clip) if known.critic else (dreamed,))]
+    repeats = torch.arange(len(action), device=action.device).repeat_interleave(known.group)
+    action, valid = action[repeats], clip.valid[repeats, -1:]
+    history, *real = (h.select(repeats) for h in histories)
+    with torch.no_grad():
+        forecast = teacher.forecaster.foresee(history, action)
+        clean = forecast.residual(clip.latents[repeats, -1:])[:, 0]
+
+    def given(network: Denoiser) -> Denoise:
+        return lambda x, time, target: _clean(network, history, action, valid, forecast, x, time, target)[0]
+
+    def judged(by: Stream) -> Critic:
+        def critic(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            mean, features = _clean(model.critic, by, action, valid, forecast, x, time, target)
+            return mean, model.head(features).flatten(1).mean(1)
+
+        return critic
+
+    def judge(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        with standing(model.critic), standing(model.head):
+            return judged(history)(x, time, target)
+
+    critics = (judged(history), judged(real[0]), judge) if known.critic else (None, None, None)
+    return Task(
+        given(teacher), given(model.student), given(average.student), clean, draw, how.steps,
+        critic=critics[0], real_critic=critics[1], judge=critics[2],
+    )  # fmt: skip
+
+
+def _seen(clip: Clip, config: DenoisingConfig, draw: Draws) -> Stream:
+    parts = (clip.latents, clip.action, clip.valid, clip.reward, clip.terminated, clip.known)
+    return noisy_history(Clip(*(part[:, config.resampled_frames :] for part in parts)), config, draw)
+
+
+def _clean(network: Denoiser, history: Stream, action, valid, forecast, x, time, target) -> tuple[Tensor, Tensor]:
+    """Returns clean residuals `[b c h w]`, without gradient as a sampler would clamp them, and features `[b d h w]`."""
+    one = Stream(x[:, None], time[:, None], action, valid, target[:, None])
+    clean, features = network(history, one, forecast)
+    clean = clean if torch.is_grad_enabled() else network.clamp(clean)
+    return forecast.residual(clean)[:, 0], rearrange(features, "b 1 d h w -> b d h w")
+
+
+def _learner(denoiser: Denoiser) -> Denoiser:
+    learner = deepcopy(denoiser).requires_grad_(True)
+    if isinstance(learner.forecaster, nn.Module):
+        learner.forecaster.requires_grad_(False)
+    return learner.train()
