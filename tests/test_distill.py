@@ -3,8 +3,10 @@
 Points in a plane and numbers on a line have teachers in closed form, so that a method's own mistake shows.
 """
 
+import json
 import math
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -19,6 +21,7 @@ from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore
 from worldsim.distill import METHODS
 from worldsim.distill.task import Task, follow, jump, land, landing, sampled, standing
+from worldsim.evaluation.drift import Reference
 from worldsim.models.layers import level_features
 from worldsim.objectives.denoising import Draws
 from worldsim.pipeline import Distillation, StageSizes, distill_world, train_world
@@ -265,3 +268,22 @@ def test_what_cannot_be_distilled_is_said_in_one_line(taught, tmp_path, capsys):
         said = capsys.readouterr().err
         assert sentence in said and said.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_students_stand_beside_their_teacher_in_one_table(taught, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("worldsim.evaluation.comparison.LONG", 128)
+    monkeypatch.setattr("worldsim.evaluation.comparison.Reference", partial(Reference, training_steps=3))
+    folder, _ = taught
+    student = distilled(folder) / "world"
+    record(tmp_path / "test", episodes=6, steps=40, seed=900)
+    worlds = f"worlds=[{folder / 'run' / 'world'},{student}]"
+    assert main(["compare", worlds, f"data={tmp_path / 'test'}", f"out={tmp_path / 'table'}"]) == 0
+    rows = json.loads((tmp_path / "table" / "table.json").read_text())["rows"]
+    assert [row["steps"] for row in rows] == ["1", "2", "4", "32 Heun", "1"]
+    best = rows[3]
+    assert best["flow_map_error"] == 0 and best["diversity"] == 1
+    assert all(row["flow_map_error"] > 0 for row in rows if row is not best)
+    assert (tmp_path / "table" / "table.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "table" / "plot.png").stat().st_size > 1000
+    assert main(["compare", f"worlds={student}", f"data={tmp_path / 'test'}", f"out={tmp_path / 'one'}"]) == 2
+    assert "expected worlds= as a list, the teacher first" in capsys.readouterr().err

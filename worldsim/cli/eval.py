@@ -124,6 +124,11 @@ def _game(config: DictConfig, store: EpisodeStore) -> Callable[[], gym.Env] | No
     """Returns what makes the real game: the one that `game=` names, or one that comes with the library."""
     if config.get("game") is not None:
         return lambda: instantiate(config.game, _convert_="all")
+    return real_game(store)
+
+
+def real_game(store: EpisodeStore) -> Callable[[], gym.Env] | None:
+    """Returns what makes the game of recordings that can be led to again; None where the library does not have it."""
     game: Any = store.info.game
     if game not in REAL_GAMES or any(record.seed is None for record in store.records):
         return None

@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a world model of recorded gameplay",
     "distill": "make a world need fewer steps",
     "eval": "measure a world against held-out recordings",
+    "compare": "measure worlds side by side, by steps",
     "bench": "measure a world's speed and memory",
     "play": "play in a world with keyboard and mouse",
     "worlds": "list the worlds that ship",

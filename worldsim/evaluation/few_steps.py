@@ -52,7 +52,7 @@ def few_steps(
     `flow_map_error` is the distance (root mean square of unit-scale latents) of a frame to the one that 32 Heun steps
     make of the same noise and past; the others are the report's own measures, with fewer starts.
     """
-    goal = cache(lambda: _latents(with_sampler(world, SAMPLERS["heun32"]), store, episodes))
+    goal = cache(lambda: single_frames(with_sampler(world, SAMPLERS["heun32"]), store, episodes))
 
     def measured(name: str) -> dict[str, Any]:
         subject, quick = Dream(with_sampler(world, SAMPLERS[name])), name != "heun32"  # its frames take 63 evaluations
@@ -61,20 +61,20 @@ def few_steps(
         long = drift(subject, to, DRIFTED) if quick and (to := reference()) is not None else None
         return {
             "flow_map_error": round(
-                float((_latents(subject.world, store, episodes) - goal()).square().mean().sqrt()), 4
+                float((single_frames(subject.world, store, episodes) - goal()).square().mean().sqrt()), 4
             ),
             "psnr_16": ahead.get("psnr"),
             "detail_16": ahead.get("detail"),
             "top1": told and told.get("0", {}).get("top1"),
             "distance": long and list(long["ages"].values())[-1]["distance"],
-            "milliseconds": _milliseconds(subject.world),
+            "milliseconds": milliseconds(subject.world),
         }
 
     table = {name: dict(keep(f"few steps, {name}", partial(measured, name))) for name in SAMPLERS}
     return table, {name: figures.pop("milliseconds") for name, figures in table.items()}
 
 
-def _latents(world: WorldModel, store: EpisodeStore, episodes: list[int]) -> torch.Tensor:
+def single_frames(world: WorldModel, store: EpisodeStore, episodes: list[int]) -> torch.Tensor:
     """Returns the latents `[n c h w]` of single frames dreamed from real ones, the same for every sampler's start."""
     subject, latents = Dream(world), []
     for index in episodes[:8]:
@@ -85,9 +85,10 @@ def _latents(world: WorldModel, store: EpisodeStore, episodes: list[int]) -> tor
     return torch.cat(latents)
 
 
-def _milliseconds(world: WorldModel) -> float:
-    state = world.initial(torch.zeros(1, dtype=torch.long), torch.zeros(1, 3, dtype=torch.long))
-    action, times = encode(world, world.action_codec.table[:1]), []
+def milliseconds(world: WorldModel, rows: int = 1) -> float:
+    """Returns the median time of a step of so many rows and of its decoding."""
+    state = world.initial(torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 3, dtype=torch.long))
+    action, times = encode(world, world.action_codec.table[:1].repeat(rows, 0)), []
     for _ in range(TIMED):
         start = time.perf_counter()
         state, _ = world.step(state, action)

@@ -162,6 +162,15 @@ def _without(some: Sequence, others: Sequence) -> int:
     return int((away.min(1) > NEAR).sum())
 
 
+def things_by_age(
+    subject: Subject, store: EpisodeStore, episodes: list[int], places: Places, rows: int, length: int
+) -> dict[str, dict[str, float]]:
+    """Returns how many of each thing a dreamed frame shows, by age, under a sticky policy."""
+    starts = [starts_of(store, episodes[i % len(episodes)], [subject.window], subject.window)[0] for i in range(rows)]
+    lives = _live(subject, starts, _sticky(_table(store), 1, 8), places, length)
+    return {kind: _by_age(lives, partial(_seen, kind, 0)) for kind in lives[0].seen[0]}
+
+
 def _figures(lives: dict[str, list[Life]]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "lived": {side: bootstrap(some, lambda part: _mean_sum(part, None)) for side, some in lives.items()},
