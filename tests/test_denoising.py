@@ -332,7 +332,8 @@ def test_a_sampled_reward_is_the_recorded_one_and_ends_come_at_their_rate():
 
 def test_faults_are_in_all_history_frames_of_the_last_clips_and_never_in_the_frame_to_tell():
     clip = random_clip(16, 5, (4, 16, 16), CODEC)
-    clip = replace(clip, latents=clip.latents[:, :1].expand_as(clip.latents).clone())  # nothing moves
+    things = clip.latents[:, :1] * (torch.rand(16, 1, 1, 16, 16, generator=generator()) < 0.2)
+    clip = replace(clip, latents=things.expand_as(clip.latents).clone())  # nothing moves
     config = DenoisingConfig(faulty_share=0.5)
     seen = faulty_history(clip, config, Draws(clip.latents, generator()))
     changed = seen.latents != clip.latents
@@ -365,13 +366,13 @@ def test_faults_lie_where_there_is_something_to_miss_or_to_add():
     clip = random_clip(32, 5, (1, 32, 32), CODEC)
     latents, rng = torch.zeros_like(clip.latents), np.random.default_rng(0)
     for row, (y, x) in enumerate(rng.integers(28, size=(32, 2))):
-        latents[row, :, :, y : y + 3, x : x + 3] = 1.0  # one small thing on empty ground
+        latents[row, :, :, y : y + 3, x : x + 3] = 1.0 + row % 3  # one small thing on empty ground
     clip = replace(clip, latents=latents)
     seen = faulty_history(clip, DenoisingConfig(faulty_share=1.0), Draws(clip.latents, generator()))
-    there = seen.latents[:, 0].sum((1, 2, 3))
+    there = (seen.latents[:, 0] > 0).sum((1, 2, 3))
     assert (there < 9).float().mean() > 0.4 and (there > 9).float().mean() > 0.25  # missing, or one too many
     assert (there != 9).float().mean() > 0.9  # hardly any square in vain
-    gone, new = (((a - b) > 0).flatten(1).any(1) for a, b in ((latents, seen.latents), (seen.latents, latents)))
+    gone, new = ((latents > 0) & (seen.latents != latents)).flatten(1).any(1), (there > 9)
     assert gone.any() and new.any() and not (gone & new).any()  # one instead of another would look sound
 
 
@@ -404,5 +405,5 @@ def test_outcomes_are_learned_from_faulty_histories_too_of_every_part_alike(monk
         outcome_loss(outcome, model, clip, config, generator=generator(seed))
     changed = torch.stack([(x.latents != clip.latents).flatten(1).any(1) for x in seen]).float()
     assert all(torch.equal(x.latents[:, -1], clip.latents[:, -1]) and torch.equal(x.reward, clip.reward) for x in seen)
-    assert (changed.sum(1) <= 8).all() and changed.sum(1).mean() > 6
-    assert (changed.mean(0) > 0.15).all()  # the first as well as the last, whatever they were drawn for
+    assert (changed.sum(1) <= 8).all() and changed.sum(1).mean() > 3  # crowded frames have no room for more
+    assert (changed.mean(0) > 0.1).all()  # the first as well as the last, whatever they were drawn for

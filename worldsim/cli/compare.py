@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, ListConfig
 
 from worldsim import bundle
@@ -17,6 +18,7 @@ from worldsim.evaluation.comparison import compare, markdown, plot
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.parts import Parts
 from worldsim.files import write_json, write_text
+from worldsim.world_model import WorldModel
 
 
 def main(config: DictConfig) -> int:
@@ -27,13 +29,16 @@ def main(config: DictConfig) -> int:
     loaded = {str(name): bundle.load(str(name), config.device) for name in config.worlds}
     teacher = next(iter(loaded.values()))
     for name, world in loaded.items():
-        if world.info.game != teacher.info.game:
-            raise ValueError(f"expected worlds of {teacher.info.game}, found {name} of {world.info.game}")
+        if not _comparable(teacher, world):
+            raise ValueError(f"expected worlds of one game with one codec, found {name} beside {config.worlds[0]}")
     unseen = set.intersection(*(set(held_out(world, store, len(store))) for world in loaded.values()))
+    if not unseen:
+        raise ValueError("expected episodes that none of the worlds was trained on, found none; record others")
     episodes = spread(store, sorted(unseen), teacher.prompts.latents.shape[1], config.episodes)
     facts = {
         "worlds": {name: world.fingerprint for name, world in loaded.items()},
         "episodes": [store.records[i].hash for i in episodes],
+        "device": config.device,
     }
     parts = Parts(out / "parts.json", facts, lambda text: print(f"compare: {text}", file=sys.stderr, flush=True))
     rows = compare(loaded, store, episodes, real_game(store), PLACES.get(store.info.game), parts)
@@ -43,3 +48,14 @@ def main(config: DictConfig) -> int:
     parts.forget()
     print(markdown(rows), end="")
     return 0
+
+
+def _comparable(one: WorldModel, other: WorldModel) -> bool:
+    """Returns whether two worlds' latents mean the same, and begin at the same frames."""
+    mine, theirs = (world.autoencoder.state_dict() for world in (one, other))
+    return (
+        one.info.game == other.info.game
+        and one.autoencoder.config == other.autoencoder.config
+        and all(torch.equal(value, theirs[key]) for key, value in mine.items())
+        and one.prompts.latents.shape[1:] == other.prompts.latents.shape[1:]
+    )

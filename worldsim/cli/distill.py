@@ -1,7 +1,7 @@
 """`worldsim distill`: a world in, one that needs fewer steps out; run again with the same `out=` it resumes.
 
 Here as the place where arguments become objects; `worldsim.pipeline.distillation` does the work.
-Leaves out comparing the methods (`worldsim eval` measures each student like any world).
+Leaves out comparing students (`worldsim compare`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from worldsim.bundle import read_device
 from worldsim.cli.data import open_data
 from worldsim.pipeline import Distillation, StageSizes, distill_world
+from worldsim.training.processes import Processes
 
 PLAIN = ("method", "steps", "minutes", "own_frames", "own_share", "faulty_share", "seed", "device")
 
@@ -31,5 +33,6 @@ def main(config: DictConfig) -> int:
         **{key: config[key] for key in PLAIN},
     )
     distill_world(how)
-    print(f"wrote {how.folder / 'world'}; play it:  worldsim play world={how.folder / 'world'}")
+    if Processes.found(read_device(how.device or "cpu")).first:
+        print(f"wrote {how.folder / 'world'}; play it:  worldsim play world={how.folder / 'world'}")
     return 0

@@ -3,7 +3,7 @@
 The drift of a made frame is the mean shift to positive samples less that to negative ones, which are the other made
 frames of the same history. It is zero where both are alike. Positives are the teacher's samples, as one history has one
 recorded future. Distances are between patches of several sizes, place by place; theirs between features of a network
-that learned from pictures, which is what made it work there.
+that learned from pictures, which is what made it work there. A student is for one number of steps alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def drifting(task: Task) -> Loss:
     group = min(GROUP, len(task.clean))
     one = task.clean.new_ones(len(task.clean))
     positive = follow(task.teacher, task.noise(), one, 0 * one, SOLVED)
-    made = sampled(task.student, task.noise(), 2 ** int(task.draw.uniform(1).item() * task.steps.bit_length()))
+    made = sampled(task.student, task.noise(), task.steps)
     losses = []
     for ours, theirs in zip(_patches(made), _patches(positive), strict=True):
         x, y = (rearrange(z, "(g n) l d -> g l n d", n=group) for z in (ours, theirs))
@@ -38,7 +38,7 @@ def drifting(task: Task) -> Loss:
 
 
 def drift(x: Tensor, positive: Tensor) -> Tensor:
-    """Returns where made samples `x [... n d]` go beside `positive [... m d]`, of mean square 1 per temperature."""
+    """Returns where made samples `x [... n d]` go beside `positive [... m d]`, in steps of one size per temperature."""
     n, width = x.shape[-2:]
     everyone = torch.cat((positive, x), -2)
     apart = torch.cdist(x, everyone)

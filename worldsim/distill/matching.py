@@ -5,9 +5,9 @@ there the student's frames move: down the gradient of their Kullback-Leibler div
 student's own, so what is matched is what is seen in play; unlike there, gradients reach the last frame of a dream only.
 
 Unlike there too, every jump of a sampler is matched by itself, to frames of the game as noisy as where it lands, and
-the critic is told where that is: one critic of all jumps would be content with their mixture.
-With the adversarial part the critic also tells windows of the game from windows of dreams, and the student is moved to
-deceive it: no mistake of the teacher's bounds it then.
+the critic is told where that is: one critic of all jumps would be content with their mixture. So a student is for one
+number of steps alone. With the adversarial part the critic also tells, of a window of frames and actions, whether the
+last frame is the game's, and the student is moved to deceive it: no mistake of the teacher's bounds it then.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ def adversarial_matching(task: Task) -> Loss:
 
 
 def _matched(task: Task, adversarial: bool) -> Loss:
-    assert task.critic is not None and task.real_critic is not None and task.judge is not None
+    assert task.critic is not None and task.judge is not None
     index = (task.draw.uniform(len(task.clean)) * task.steps).floor()
     start, end = (index + 1) / task.steps, index / task.steps
     x = task.noised(start)
     clean = task.student(x, start, end)
     made = land(x, clean, start, end)
     seen, time, _ = _noisier(made, end, task)
+    told = time if task.steps == 1 else end  # of a single jump the critic begins as the mean that it is to learn
     with torch.no_grad():
-        real, (own, _) = task.teacher(seen, time, time), task.judge(seen, time, end)
+        real, (own, _) = task.teacher(seen, time, time), task.judge(seen, time, told)
         size = (clean - real).abs().flatten(1).mean(1)
         move = (own - real) / expand(size.clamp_min(1e-6), x)
     student = (clean - (clean - move).detach()).square().mean() / 2
     false, later, goal = _noisier(made.detach(), end, task)
-    mean, looks_real = task.critic(false, later, end)
+    mean, looks_real = task.critic(false, later, later if task.steps == 1 else end)
     # In units of noise, which have the same size at every time.
     weight = (1 - later).square() * (later.square() - _kept(later, end).square()) / later**4
     critic = (expand(weight, x) * (mean - goal).square()).mean()
     parts = {"student": student, "critic": critic}
     if adversarial:
-        _, deceived = task.judge(seen, time, end)
-        _, true = task.real_critic(task.noised(later), later, end)
-        told = F.softplus(looks_real).mean() + F.softplus(-true).mean()
+        _, deceived = task.judge(seen, time, told)
+        _, true = task.critic(task.noised(later), later, later if task.steps == 1 else end)
+        doubt = F.softplus(looks_real).mean() + F.softplus(-true).mean()
         student = student + ADVERSARIAL * F.softplus(-deceived).mean()
-        critic = critic + ADVERSARIAL * told
-        parts["told"] = told
+        critic = critic + ADVERSARIAL * doubt
+        parts["doubt"] = doubt
     return of(student + critic, **parts)
 
 

@@ -1,8 +1,8 @@
 """What a method of distillation is given: denoisers that know a batch's history and actions, and the frames that came.
 
-Everything is in rectified flow's coordinates, x = (1 - t) clean + t noise, whatever process the teacher learned: a time
-t is a level of `RectifiedFlow()`. A student is a flow map: told time and target time, its clean latent is the one whose
-straight line from x passes through the teacher's flow at the target. Told the same time twice, it is the mean.
+Everything is in rectified flow's coordinates, x = (1 - t) clean + t noise: time t is a level of `RectifiedFlow()`. A
+student is a flow map: told time and target time, its clean latent is the one whose straight line from x passes through
+the teacher's flow at the target. Told the same time twice, it is the mean.
 Leaves out where the batch comes from (`pipeline/distillation.py`) and the methods, one file each.
 """
 
@@ -38,8 +38,7 @@ class Task:
     steps: int = 1  # the most evaluations a frame that the student is for: it learns 1, 2, 4, … up to these
     progress: float = 0.0  # the share of the training that is over
     round: int = 0  # for methods that take several: the teacher is the student of the round before
-    critic: Critic | None = None  # learns the student's frames; given the histories that the student saw
-    real_critic: Critic | None = None  # the same where history is real as well
+    critic: Critic | None = None  # learns the student's frames
     judge: Critic | None = None  # the critic as it stands: gradients pass through it to the student
 
     def noised(self, time: Tensor) -> Tensor:

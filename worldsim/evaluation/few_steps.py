@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from worldsim import noise
 from worldsim.data.episodes import EpisodeStore
 from worldsim.diffusion.samplers import EulerSampler, HeunSampler
 from worldsim.evaluation.controllability import retrieval
@@ -87,7 +88,8 @@ def single_frames(world: WorldModel, store: EpisodeStore, episodes: list[int]) -
 
 def milliseconds(world: WorldModel, rows: int = 1) -> float:
     """Returns the median time of a step of so many rows and of its decoding."""
-    state = world.initial(torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 3, dtype=torch.long))
+    prompts = torch.zeros(rows, dtype=torch.long, device=world.device)
+    state = world.initial(prompts, noise.address_of([0] * rows, world.device))
     action, times = encode(world, world.action_codec.table[:1].repeat(rows, 0)), []
     for _ in range(TIMED):
         start = time.perf_counter()

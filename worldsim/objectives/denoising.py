@@ -116,11 +116,11 @@ def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
 
 
 @torch.no_grad()
-def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip:
+def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: int = 1) -> Clip:
     """Replaces the newest history frames of some clips by what the teacher makes of them, one after the other.
 
     So the network learns to lead its own small errors back to the game, as in a dream there is nothing else to do it
-    (Resampling Forcing, arXiv 2512.15702; here in single steps from pure noise).
+    (Resampling Forcing, arXiv 2512.15702; here in `steps` from pure noise).
     """
     rows = math.ceil(len(clip.latents) * config.resampled_share)
     own, last = map_rows(lambda x: x[:rows], clip), clip.latents.shape[1] - 1
@@ -128,18 +128,21 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw) -> Clip
         before = map_rows(lambda x: x[:, position + config.resampled_frames - last : position + 1], own)  # noqa: B023
         history = noisy_history(before, config, draw)
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
-        level = torch.ones_like(frame.reward)
         forecast = teacher.forecaster.foresee(history, frame.action)
-        noise = start(teacher.process, draw.normal(frame.latents.shape))
-        target = Stream(noise, level, frame.action, frame.valid, torch.zeros_like(level))
-        sample, _ = teacher(history, target, forecast)
-        made = torch.where(expand(frame.valid, sample), teacher.clamp(sample), frame.latents)
+        x = start(teacher.process, draw.normal(frame.latents.shape))
+        for i in range(steps, 0, -1):
+            level, further = (torch.full_like(frame.reward, j / steps) for j in (i, i - 1))
+            sample, _ = teacher(history, Stream(x, level, frame.action, frame.valid, further), forecast)
+            x = euler_step(teacher.process, x, forecast.residual(teacher.clamp(sample)), level, further)
+        sample = teacher.clamp(forecast.latent(x))
+        made = torch.where(expand(frame.valid, sample), sample, frame.latents)
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))
     return replace(clip, latents=torch.cat((own.latents, clip.latents[rows:])))
 
 
 DECIDING = (0.3, 0.8)  # noise levels where it is decided whether and where a thing is
+FREE = 0.1  # of what a thing differs by from the usual: where there is less, another may be put
 FAULTS, FAULT_SIDES = 3, (0.12, 0.35)  # squares of a clip at most, and their sides as shares of the frame's
 
 
@@ -161,8 +164,8 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     other = clip.latents.roll(1, 0)[b - rows :, :-1]
     missing, other_clip = (draw.uniform(2, rows, 1, 1, 1, 1) < 0.5).unbind()
     extra = torch.where(other_clip, other, _rolled(true, draw))
-    more = _unusual(extra, usual) > _unusual(true, usual)
-    wrong = torch.where(missing, usual, torch.where(more, extra, true))
+    free = _unusual(true, usual) <= FREE * _unusual(extra, usual)
+    wrong = torch.where(missing, usual, torch.where(free, extra, true))
     count = draw.uniform(rows, 1, 1) * FAULTS
     things = _unusual(torch.where(missing, true, extra), usual)[:, -1].flatten(1)
     heaped = (things + 1e-6).double().cumsum(1)

@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -25,15 +25,30 @@ from worldsim.data.episodes import EpisodeStore
 from worldsim.data.shards import acquire_lock
 from worldsim.diffusion.process import RectifiedFlow
 from worldsim.distill import METHODS, Known
-from worldsim.distill.task import Critic, Task, standing
-from worldsim.files import save_tensors
+from worldsim.distill.task import Task, standing
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.layers import zero_init
-from worldsim.objectives.denoising import DenoisingConfig, Draws, dropped_actions, noisy_history, resample_history
+from worldsim.objectives.denoising import (
+    DenoisingConfig,
+    Draws,
+    dropped_actions,
+    faulty_history,
+    noisy_history,
+    resample_history,
+)
 from worldsim.pipeline.run import Preset, Run, StageSizes
-from worldsim.pipeline.stages import OUTCOME_SHARE, Codec, encode, seeded, train_outcome, trained, write_bundle
+from worldsim.pipeline.stages import (
+    OUTCOME_SHARE,
+    encode,
+    learned_from,
+    prepare_codec,
+    seeded,
+    train_outcome,
+    trained,
+    write_bundle,
+)
 from worldsim.training.loop import Rhythm, Stage
-from worldsim.types import Clip, Denoise, Stream
+from worldsim.types import Clip, Denoise, Stream, map_rows
 from worldsim.world_model import WorldModel
 
 
@@ -50,7 +65,7 @@ class Distillation:
     sizes: StageSizes = field(default_factory=lambda: StageSizes(32, 3e-4))
     own_frames: int = 3  # of the newest history frames, how many may be the student's
     own_share: float = 0.5  # clips where they are
-    faulty_share: float = 0.0  # as the teacher's, for the outcome model
+    faulty_share: float | None = None  # clips whose history is faulty; None takes the teacher's
     seed: int = 0
     device: str | None = None
     rhythm: Rhythm = field(default_factory=Rhythm)
@@ -59,8 +74,14 @@ class Distillation:
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"expected method= one of {', '.join(METHODS)}, found {self.method!r}")
-        if self.steps not in (1, 2, 4, 8):
+        if not (isinstance(self.steps, int) and self.steps in (1, 2, 4, 8)):
             raise ValueError(f"expected steps= 1, 2, 4 or 8, found {self.steps!r}")
+        if not (isinstance(self.own_frames, int) and self.own_frames >= 0):
+            raise ValueError(f"expected own_frames to be a count of at least 0, found {self.own_frames!r}")
+        if not (0 <= self.own_share <= 1 and (self.faulty_share is None or 0 <= self.faulty_share <= 1)):
+            raise ValueError(
+                f"expected own_share and faulty_share from 0 to 1, found {self.own_share} and {self.faulty_share}"
+            )
         if self.sizes.batch % METHODS[self.method].group:
             raise ValueError(
                 f"expected a batch that is a multiple of {METHODS[self.method].group}, found {self.sizes.batch}"
@@ -88,17 +109,14 @@ def distill_world(how: Distillation) -> WorldModel:
         how.store, how.folder, _preset(how, teacher), how.minutes, how.seed, how.device, how.teacher,
         rhythm=how.rhythm, command=how.command,
     )  # fmt: skip
-    teacher = bundle.load(how.teacher, run.torch_device)
-    codec = cast(Codec, teacher.autoencoder)
     with run.processes.first_first():
         run.claim_folder()
     with acquire_lock(run.folder) if run.processes.first else nullcontext():
         if (run.folder / "world" / "world.json").exists():
             return bundle.load(run.folder / "world", run.torch_device)
-        (run.folder / "codec").mkdir(exist_ok=True)
-        save_tensors(codec.state_dict(), run.folder / "codec" / "final.safetensors")
+        codec = prepare_codec(run)  # the teacher's
         clips = encode(run, codec)
-        known, student = METHODS[how.method], teacher.denoiser
+        known, student = METHODS[how.method], bundle.load(how.teacher, run.torch_device).denoiser
         for index in range(known.rounds):
             student = _round(how, run, known, index, student, clips)
         return write_bundle(run, codec, student, train_outcome(run, student, clips), clips)
@@ -114,7 +132,12 @@ def _check(teacher: WorldModel, store: EpisodeStore) -> None:
             )
     if teacher.denoiser.process != RectifiedFlow():
         raise ValueError(
-            f"expected a teacher trained by process=rectified_flow, found {teacher.denoiser.process}; train it anew"
+            f"expected a teacher trained by process=rectified_flow with shift=1, found {teacher.denoiser.process}; "
+            "train it anew"
+        )
+    if teacher.guidance is not None:
+        raise ValueError(
+            f"expected a teacher without guidance, which a student cannot be asked for, found {teacher.guidance}"
         )
 
 
@@ -131,11 +154,15 @@ def _preset(how: Distillation, teacher: WorldModel) -> Preset:
         steps=how.steps,
         context_level=teacher.context_level,
         denoising=DenoisingConfig(
-            resampled_frames=how.own_frames, resampled_share=how.own_share, faulty_share=how.faulty_share
+            resampled_frames=how.own_frames, resampled_share=how.own_share, faulty_share=_faulty_share(how, teacher)
         ),
         process=denoiser.process,
         prediction=denoiser.prediction,
     )
+
+
+def _faulty_share(how: Distillation, teacher: WorldModel) -> float:
+    return teacher.info.provenance.get("faulty_share", 0.0) if how.faulty_share is None else how.faulty_share
 
 
 def _like(config: Any) -> Callable[..., Any]:
@@ -148,7 +175,7 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
     config, device, length = run.preset.denoising, run.torch_device, run.preset.clip_length
     with seeded(run.seed + 1):
         model = Networks(teacher, known.critic)
-    sampler = WindowSampler(run.store, run.training_episodes, length, run.seed + index)
+    sampler = WindowSampler(run.store, learned_from(run, teacher), length, run.seed + index)
     null = run.action_codec.null.to(device)
 
     def objective(model, average, clip, progress, generator):
@@ -170,12 +197,12 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
 def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config, generator) -> Task:
     """Returns a batch as its method sees it."""
     draw = Draws(clip.latents, generator)
-    dreamed = resample_history(average.student, clip, config, draw) if config.resampled_frames else clip
-    action = dropped_actions(clip, null, config, draw)
-    histories = [_seen(c, config, draw) for c in ((dreamed, clip) if known.critic else (dreamed,))]
-    repeats = torch.arange(len(action), device=action.device).repeat_interleave(known.group)
-    action, valid = action[repeats], clip.valid[repeats, -1:]
-    history, *real = (h.select(repeats) for h in histories)
+    if config.resampled_frames:
+        clip = resample_history(average.student, clip, config, draw, how.steps)
+    clip = faulty_history(map_rows(lambda x: x[:, config.resampled_frames :], clip), config, draw)
+    repeats = torch.arange(len(clip.valid), device=clip.valid.device).repeat_interleave(known.group)
+    history = noisy_history(clip, config, draw).select(repeats)
+    action, valid = dropped_actions(clip, null, config, draw)[repeats], clip.valid[repeats, -1:]
     with torch.no_grad():
         forecast = teacher.forecaster.foresee(history, action)
         clean = forecast.residual(clip.latents[repeats, -1:])[:, 0]
@@ -183,27 +210,16 @@ def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config,
     def given(network: Denoiser) -> Denoise:
         return lambda x, time, target: _clean(network, history, action, valid, forecast, x, time, target)[0]
 
-    def judged(by: Stream) -> Critic:
-        def critic(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-            mean, features = _clean(model.critic, by, action, valid, forecast, x, time, target)
-            return mean, model.head(features).flatten(1).mean(1)
-
-        return critic
+    def critic(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        mean, features = _clean(model.critic, history, action, valid, forecast, x, time, target)
+        return mean, model.head(features).flatten(1).mean(1)
 
     def judge(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         with standing(model.critic), standing(model.head):
-            return judged(history)(x, time, target)
+            return critic(x, time, target)
 
-    critics = (judged(history), judged(real[0]), judge) if known.critic else (None, None, None)
-    return Task(
-        given(teacher), given(model.student), given(average.student), clean, draw, how.steps,
-        critic=critics[0], real_critic=critics[1], judge=critics[2],
-    )  # fmt: skip
-
-
-def _seen(clip: Clip, config: DenoisingConfig, draw: Draws) -> Stream:
-    parts = (clip.latents, clip.action, clip.valid, clip.reward, clip.terminated, clip.known)
-    return noisy_history(Clip(*(part[:, config.resampled_frames :] for part in parts)), config, draw)
+    task = Task(given(teacher), given(model.student), given(average.student), clean, draw, how.steps)
+    return replace(task, critic=critic, judge=judge) if known.critic else task
 
 
 def _clean(network: Denoiser, history: Stream, action, valid, forecast, x, time, target) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     return {
         "preset": run.preset.name,
         "minutes": run.minutes,
+        "faulty_share": run.preset.denoising.faulty_share,
         "seed": run.seed,
         "command": run.command,
         "commit": _commit(),

@@ -199,6 +199,11 @@ def _num_keyframes(denoiser: Denoiser) -> int:
     return denoiser.forecaster.config.keyframes if isinstance(denoiser.forecaster, Motion) else 0
 
 
+def learned_from(run: Run, denoiser: Denoiser) -> list[int]:
+    """Returns the episodes that a denoiser learns from, none of those whose frames it remembers."""
+    return _parts(run, _num_keyframes(denoiser))[1]
+
+
 def _keyframes(run: Run, episodes: Sequence[int], count: int) -> torch.Tensor:
     """Returns n frames, uint8 `[n H W 3]`, evenly spread over episodes: all of them, or up to about `count`."""
     lengths = [run.store.records[i].total_steps + 1 for i in episodes]
@@ -226,8 +231,7 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction, forecaster)
     if run.begin_from is not None:
         _begin_from(bundle.load(run.begin_from), model, run.begin_from)
-    learned = _parts(run, _num_keyframes(model))[1]
-    null, sampler = codec.null.to(device), WindowSampler(run.store, learned, length, run.seed)
+    null, sampler = codec.null.to(device), WindowSampler(run.store, learned_from(run, model), length, run.seed)
 
     def objective(model, average, clip, progress, generator):
         config = preset.denoising
@@ -295,7 +299,7 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
         model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
     if run.begin_from is not None:
         model.load_state_dict(bundle.load(run.begin_from).outcome.state_dict())
-    sampler = EventSampler(run.store, _parts(run, _num_keyframes(denoiser))[1], preset.clip_length, run.seed + 2)
+    sampler = EventSampler(run.store, learned_from(run, denoiser), preset.clip_length, run.seed + 2)
     rarity = Rarity(sampler.common, *sampler.shares)
 
     def objective(model, average, clip, progress, generator):
