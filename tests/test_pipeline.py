@@ -101,7 +101,8 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
 def test_a_world_that_is_trained_on_keeps_its_codec(tmp_path):
     world = train_world(run(tmp_path))
     folder, begin_from = tmp_path / "more", str(tmp_path / "run" / "world")
-    further = train_world(replace(run(tmp_path), folder=folder, begin_from=begin_from))
+    listed = replace(TINY, autoencoder=partial(TINY.autoencoder, widths=[8, 8], blocks=[1, 1]))  # as YAML has them
+    further = train_world(replace(run(tmp_path, preset=listed), folder=folder, begin_from=begin_from))
     assert further.fingerprint != world.fingerprint
     for name, value in world.autoencoder.state_dict().items():
         assert torch.equal(value, further.autoencoder.state_dict()[name])

@@ -111,7 +111,7 @@ def prepare_codec(run: Run) -> Codec:
         if config.scale is None and isinstance(begun, FoldedPixels):
             config = replace(config, scale=begun.scale)
         codec: Codec = FoldedPixels(config.fitted(_statistics_frames(run)))
-    elif isinstance(begun, ConvAutoencoder) and begun.config == config:
+    elif isinstance(begun, ConvAutoencoder) and json.dumps(asdict(begun.config)) == json.dumps(asdict(config)):
         codec = begun
     else:
         return train_codec(run, config)
