@@ -1,7 +1,7 @@
 """From a world to one that needs fewer steps: a student begins as its teacher and learns by one of `distill.METHODS`.
 
 Here as a training like any other: rounds, then the outcome model goes on with the student's features, then a bundle
-whose provenance holds the teacher's. Histories are noised as in training, and their newest frames are the student's own.
+whose provenance holds the teacher's. Histories are noised as in training, their newest frames the student's own.
 Leaves out codec and forecaster, which stay the teacher's.
 """
 
