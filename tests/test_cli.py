@@ -49,7 +49,7 @@ def test_every_command_has_a_module_with_main(command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_names_every_argument_of_its_file(command, capsys):
-    text = (files("worldsim.configs") / f"{command}.yaml").read_text()
+    text = (files("worldsim.configs") / f"{arguments.file_name(command)}.yaml").read_text()
     assert main([command, "--help"]) == 0
     printed = capsys.readouterr().out
     for key in leaves(OmegaConf.create(text)):

@@ -31,7 +31,8 @@ STRANGERS = ("models", "data", "training")  # beside one another in a layer, but
 
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 OUTSIDE = ("agents", "envs", "configs")
-PUBLIC = {*worldsim.__all__, "pixels"}  # a game resizes its frames as the library does
+LOWEST = ("types", "pixels", "noise", "files", "actions")  # what values are, how they are drawn and kept
+PUBLIC = {*worldsim.__all__, *LOWEST}
 ADAPTERS = ("worldsim.dream.sb3.",)
 
 # Optional extras, the only imports that may stand inside a function; pygame is no extra, but needs an intact install.

@@ -36,11 +36,11 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Writes a safetensors file whole or not at all."""
+def save_tensors(tensors: dict[str, Tensor], path: Path, facts: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file whole or not at all, with `facts` in its header."""
     temporary = path.with_suffix(".tmp")
     with full_disk_is_an_os_error(temporary):
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, facts)
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

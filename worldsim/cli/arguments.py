@@ -24,9 +24,14 @@ class Argument:
     options: tuple[str, ...] = ()
 
 
+def file_name(command: str) -> str:
+    """Returns the name of a command's YAML file, without its ending."""
+    return command.replace(" ", "_")
+
+
 def read(command: str) -> list[Argument]:
     """Returns the arguments of a command: its config groups, then its keys with dots, in the file's order."""
-    text = _text(f"{command}.yaml")
+    text = _text(f"{file_name(command)}.yaml")
     return [*_groups(text), *_keys(text)]
 
 

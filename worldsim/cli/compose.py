@@ -30,15 +30,15 @@ def run(command: str, overrides: list[str]) -> int | None:
 
 
 def module_name(command: str) -> str:
-    """Returns the module of a command: its name, with an underscore behind a word of Python's."""
-    return f"worldsim.cli.{command}_" if iskeyword(command) else f"worldsim.cli.{command}"
+    """Returns the module of a command: its name, with an underscore for a space and behind a word of Python's."""
+    return f"worldsim.cli.{arguments.file_name(command)}{'_' if iskeyword(command) else ''}"
 
 
 def compose(command: str, overrides: list[str]) -> DictConfig:
     """Returns a command's config. Raises ValueError naming an argument that is missing, unknown or unreadable."""
     try:
         with initialize_config_module("worldsim.configs", version_base="1.3"):
-            config = hydra_compose(command, overrides)
+            config = hydra_compose(arguments.file_name(command), overrides)
         OmegaConf.resolve(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(_explain(command, error)) from error

@@ -28,6 +28,8 @@ COMMANDS = {
     "compare": "measure worlds side by side, by steps",
     "bench": "measure a world's speed and memory",
     "play": "play in a world with keyboard and mouse",
+    "agent train": "teach an agent in a world's dreams",
+    "agent eval": "see what an agent earns in the real game",
     "worlds": "list the worlds that ship",
 }
 USER_ERRORS = (ValueError, OSError, ImportError, gym.error.Error)
@@ -37,6 +39,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if f"{command} {(rest or [''])[0]}" in COMMANDS:
+        command = f"{command} {rest.pop(0)}"
     if command in ("-h", "--help", "help"):
         return _print(overview())
     if command == "--version":
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """Returns the text of `worldsim --help`."""
-    lines = [f"  {name:8}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:13}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "usage: worldsim <command> key=value ...",

@@ -9,6 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from worldsim import bundle
+from worldsim.cli.agents import find_actor
 from worldsim.data.policies import Policy, find_policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.options import read_seed
@@ -50,7 +51,7 @@ def _make_policy(config: DictConfig, env: WorldModelEnv) -> Policy | None:
         return ScriptPolicy(read_script(config.script, env.keymap), env.keymap)
     if config.agent in (None, "human"):
         return None
-    return find_policy(str(config.agent))(env.action_space, _rng(config))
+    return find_actor(str(config.agent), env.action_space, _rng(config))
 
 
 def _rng(config: DictConfig) -> np.random.Generator:

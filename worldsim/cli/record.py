@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from worldsim.cli.agents import find_actor, is_agent
 from worldsim.data import holds
 from worldsim.data.episodes import DatasetInfo, EpisodeStore, EpisodeWriter
 from worldsim.data.policies import Policy, find_policy
@@ -32,7 +33,7 @@ def main(config: DictConfig) -> int:
     policy_name = str(config.policy)
     if policy_name == "human" and config.num_envs != 1:
         raise ValueError(f"expected num_envs=1 with policy=human, found num_envs={config.num_envs}")
-    if policy_name != "human":
+    if policy_name != "human" and not is_agent(policy_name):
         find_policy(policy_name)  # a wrong name must not cost the making of games
     env, threads = _make(config), torch.get_num_threads()
     if getattr(env, "world", None) is None:
@@ -59,7 +60,7 @@ def _record(config: DictConfig, env: VectorEnv, policy_name: str) -> None:
     with _window(policy_name, info) as human, EpisodeWriter(Path(config.out), info) as writer:
         before, began = writer.num_frames, time.perf_counter()
         rng = np.random.default_rng([config.seed, len(writer.records)])  # what is added later must not repeat
-        policy = human or find_policy(policy_name)(env.single_action_space, rng)
+        policy = human or find_actor(policy_name, env.single_action_space, rng)
         recorder = Recorder(env, policy, writer, policy_name, config.seed, config.max_episode_steps)
         with tqdm(total=config.frames, initial=before, unit="frame", desc="record") as bar:
             recorder.record(config.frames, lambda frames: bar.update(frames - bar.n))

@@ -1,0 +1,195 @@
+"""An agent that learned: a small network that sees a game's last frames and chooses one of its actions.
+
+Here as what every way of learning makes, so that all act alike in a dream, in the real game and in the window: an agent
+is a policy as `worldsim record` calls it. One file holds it: tensors, and what they are of as JSON in the header.
+Leaves out learning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from worldsim import pixels
+from worldsim.actions import space_from_json, space_to_json, unpack
+from worldsim.files import save_tensors
+
+FORMAT_VERSION = 1
+FILE = "agent.safetensors"
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Sizes of an agent: how many of the last frames it sees, and for how many steps it holds what it chose."""
+
+    frame_shape: tuple[int, int, int]
+    num_actions: int
+    window: int = 3
+    hold: int = 1
+    widths: tuple[int, int] = (32, 64)
+    hidden: int = 256
+
+
+class Network(nn.Module):
+    """The last frames to the log odds of each action and to what is still to come, in units of `scale`."""
+
+    scale: Tensor  # [], a return's typical size
+
+    def __init__(self, config: AgentConfig):
+        super().__init__()
+        self.config = config
+        height, width, _ = config.frame_shape
+        first, second = config.widths
+        self.patches = nn.Conv2d(3 * config.window, first, 4, stride=4)
+        self.smaller = nn.Conv2d(first, second, 3, stride=2, padding=1)
+        self.hidden = nn.Linear(second * ((height // 4 + 1) // 2) * ((width // 4 + 1) // 2), config.hidden)
+        self.choice = nn.Linear(config.hidden, config.num_actions)
+        self.worth = nn.Linear(config.hidden, 1)
+        for head in (self.choice, self.worth):  # at first all actions are alike
+            nn.init.orthogonal_(head.weight, 0.01)
+            nn.init.zeros_(head.bias)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps frames `[b t H W 3]` uint8, the newest last, to log odds `[b n]` and worth `[b]`."""
+        h = rearrange(pixels.to_float(seen), "b t rgb H W -> b (t rgb) H W")
+        h = F.silu(self.smaller(F.silu(self.patches(h))))
+        h = F.silu(self.hidden(h.flatten(1)))
+        return self.choice(h), self.worth(h)[:, 0]
+
+
+def fresh(config: AgentConfig, seed: int) -> Network:
+    """Returns a network that knows nothing yet; the seed alone says which."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(config)
+
+
+class Agent:
+    """A network in play. Called as a policy it keeps the last frames of every row; `act` is for a single game."""
+
+    def __init__(
+        self, network: Network, space: gym.Space, table: np.ndarray, facts: dict[str, Any], greedy: bool = False,
+        seed: int = 0,
+    ):  # fmt: skip
+        """`table` `[n k]` are the packed actions it chooses from; `facts` say how it came to be, as plain data.
+
+        It draws its actions by their odds, or takes the likeliest where `greedy`.
+        """
+        self.network, self.space, self.table, self.facts = network.eval(), space, np.asarray(table), facts
+        self.greedy, self._generator = greedy, torch.Generator().manual_seed(seed)
+        self._seen = torch.zeros(0)
+        self._left = self._chosen = np.zeros(0, int)
+
+    @torch.no_grad()
+    def __call__(self, observations: np.ndarray, started: np.ndarray) -> np.ndarray:
+        """Returns packed actions `[n k]` for frames `[n H W 3]`; `started` `[n]` are rows whose episode begins."""
+        config, frames = self.network.config, torch.from_numpy(np.array(observations))
+        if tuple(frames.shape[1:]) != tuple(config.frame_shape):
+            raise ValueError(
+                f"expected frames of {tuple(config.frame_shape)}, found {tuple(frames.shape[1:])}; "
+                "let the agent play the game or the world that it was taught in"
+            )
+        if len(self._seen) != len(frames):
+            started = np.ones(len(frames), bool)
+            self._seen, self._left = repeated(frames, config.window), np.zeros(len(frames), int)
+            self._chosen = np.zeros(len(frames), int)
+        self._seen = shown(self._seen, frames, torch.from_numpy(np.asarray(started, bool)))
+        deciding = np.flatnonzero((self._left == 0) | started)
+        if len(deciding):
+            logits = self.network(self._seen[deciding])[0]
+            self._chosen[deciding] = draw(logits, None if self.greedy else self._generator).numpy()
+            self._left[deciding] = config.hold
+        self._left -= 1
+        return self.table[self._chosen]
+
+    def act(self, observation: np.ndarray, started: bool = False) -> Any:
+        """Returns the game's own action for a frame `[H W 3]`; say where an episode has `started`."""
+        return unpack(self.space, self(observation[None], np.array([started]))[0])
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the agent to a folder, whole or not at all."""
+        tensors = self.network.state_dict()
+        text = {
+            "format_version": FORMAT_VERSION,
+            "config": asdict(self.network.config),
+            "action_space": space_to_json(self.space),
+            "table": self.table.tolist(),
+            "facts": self.facts,
+            "sha256": _sha256(tensors),
+        }
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_tensors(tensors, Path(folder) / FILE, {"agent": json.dumps(text)})
+        return Path(folder) / FILE
+
+    @classmethod
+    def load(cls, folder: str | Path, greedy: bool = False, seed: int = 0) -> Self:
+        """Reads what `save` wrote. Raises ValueError, in one sentence, for what is no whole agent."""
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise ValueError(f"expected an agent in {folder}, found no {FILE}; train one: worldsim agent train")
+        try:
+            with safe_open(path, "pt") as file:
+                text = json.loads(file.metadata()["agent"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            if text["format_version"] > FORMAT_VERSION:
+                raise ValueError(f"format version {text['format_version']}, which is newer than this worldsim")
+            if _sha256(tensors) != text["sha256"]:
+                raise ValueError("weights that are not those that were saved")
+            sizes: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in text["config"].items()}
+            network = Network(AgentConfig(**sizes))
+            network.load_state_dict(tensors)
+            return cls(
+                network, space_from_json(text["action_space"]), np.array(text["table"]), text["facts"], greedy, seed
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise ValueError(f"expected a whole agent in {path}, found a damaged one ({reason})") from error
+
+    def check(self, space: gym.Space | None) -> Self:
+        """Returns the agent. Raises ValueError where it was taught other actions than a game takes."""
+        if space != self.space:
+            raise ValueError(f"expected an agent for the actions {space}, found one for {self.space}; train one here")
+        return self
+
+
+def repeated(frames: Tensor, window: int) -> Tensor:
+    """Returns what is seen where nothing came before: frames `[b H W 3]` as `[b t H W 3]`."""
+    return frames[:, None].repeat(1, window, 1, 1, 1)
+
+
+def shown(seen: Tensor, frames: Tensor, started: Tensor) -> Tensor:
+    """Returns what is seen `[b t H W 3]` once frames `[b H W 3]` have come, the first ones where `started` `[b]`."""
+    following = torch.cat((seen[:, 1:], frames[:, None]), 1)
+    return torch.where(started[:, None, None, None, None], repeated(frames, seen.shape[1]), following)
+
+
+def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Returns a choice `[b]` by log odds `[b n]`, the likeliest without a generator."""
+    if generator is None:
+        return logits.argmax(-1)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+def choices(packed: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Returns the number `[n]` of the action in a table `[m k]` that is nearest to each packed one `[n k]`."""
+    return np.abs(packed[:, None] - table[None]).sum(-1).argmin(1)
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

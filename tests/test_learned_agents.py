@@ -1,0 +1,279 @@
+"""Agents that learn: what they learn where the answer is known, and that they act alike wherever they play."""
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from fake_world import FakeWorld
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from safetensors.torch import load_file, save_file
+
+from worldsim.agents.agent import FILE, Agent, AgentConfig, choices, draw, fresh
+from worldsim.agents.behaviour_cloning import BehaviourCloning
+from worldsim.agents.imagination import Imagination, Training, returns
+from worldsim.cli.agent_eval import play
+from worldsim.cli.main import main
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
+
+SPACE, SHAPE = gym.spaces.Discrete(4), (40, 48, 3)
+TABLE = np.arange(4.0)[:, None]
+
+
+def agent(seed=0, **sizes):
+    network = fresh(AgentConfig(SHAPE, 4, **sizes), seed)
+    torch.nn.init.normal_(network.choice.weight, generator=torch.Generator().manual_seed(seed))
+    return Agent(network, SPACE, TABLE, {"by": "a test"}, greedy=True)
+
+
+def frames(count, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(count, 3, *SHAPE), dtype=np.uint8)
+
+
+def test_returns_look_as_far_as_the_trace_and_no_further_than_an_end():
+    reward, following = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[10.0], [20.0], [30.0]])
+    kept, over = torch.full((3, 1), 0.5), torch.zeros(3, 1, dtype=torch.bool)
+    assert returns(reward, kept, over, following, 0.0)[:, 0].tolist() == [6.0, 12.0, 19.0]  # one step, then the critic
+    assert returns(reward, kept, over, following, 1.0)[:, 0].tolist() == [1 + (2 + 19 / 2) / 2, 2 + 19 / 2, 19.0]
+    over[1] = True  # what follows is another dream's
+    assert returns(reward, kept, over, following, 1.0)[:, 0].tolist() == [7.0, 12.0, 19.0]
+    kept[1] = 0  # and here the episode was over for certain
+    assert returns(reward, kept, over, following, 1.0)[:, 0].tolist() == [2.0, 2.0, 19.0]
+
+
+def taught(world, updates, tmp_path, **how):
+    sizes = {"rows": 32, "decisions": 8, "horizon": 20, "learning_rate": 3e-3, "batch": 128, "window": 1}
+    training = Training(Imagination(**(sizes | how)), world, None, tmp_path, 1.0, 0)
+    dreams = training.dreams()
+    told = [training.update(dreams) for _ in range(updates)]
+    return training, dreams, told
+
+
+def test_imagination_finds_the_action_that_pays(tmp_path):
+    training, dreams, told = taught(FakeWorld(end=0.0), 12, tmp_path)
+    assert told[-1]["reward"] > told[0]["reward"] + 0.8  # 1.5 and luck by chance, 3 and luck at best
+    assert (training.network(dreams.seen)[0].argmax(-1) == 3).float().mean() > 0.9
+
+
+class Deadly(FakeWorld):
+    """Action 3 pays most at once and ends the episode; 1 pays for ever."""
+
+    def foresee(self, state, action):
+        state, _ = self.step(state, action)
+        chosen = action.argmax(-1)
+        known = type("Known", (), {})()
+        known.reward_mean, known.end_probability = chosen.float() * (chosen != 2), (chosen == 3).float()
+        return state, known
+
+
+def test_imagination_stays_alive_where_that_pays(tmp_path):
+    training, dreams, told = taught(Deadly(end=0.0), 25, tmp_path, discount=0.95, learning_rate=1e-3)
+    assert (training.network(dreams.seen)[0].argmax(-1) == 1).float().mean() > 0.9
+    assert told[-1]["ends"] < 0.2 < told[0]["ends"]
+
+
+def test_a_dream_begins_anew_at_the_horizon_and_at_an_end(tmp_path):
+    _, dreams, _ = taught(FakeWorld(end=0.0), 3, tmp_path, horizon=5)
+    assert dreams.state.age.max() <= 5 and len(set(dreams.state.address[:, 1].tolist())) == 32
+    _, dreams, told = taught(FakeWorld(end=1.0), 1, tmp_path)
+    assert told[0]["ends"] == 1.0 and dreams.state.age.max() == 0
+
+
+def test_a_held_action_is_learned_from_once(tmp_path):
+    training, _, told = taught(FakeWorld(end=0.0), 1, tmp_path, hold=4, discount=0.5)
+    assert training.facts["steps"] == 4 * 8 * 32
+    assert 1.2 * 1.875 < told[0]["reward"] < 2.6 * 1.875  # the reward of a decision is that of its steps, discounted
+
+
+def test_a_training_is_resumed_where_it_was_killed(tmp_path):
+    how = Imagination(rows=8, decisions=4, horizon=20, checks=1, check_rows=2, save_seconds=0.0)
+    how.train(FakeWorld(end=0.1), None, tmp_path, 0.02, 3)
+    before = load_file(tmp_path / "checkpoint.safetensors")
+    again = Training(how, FakeWorld(end=0.1), None, tmp_path, 0.02, 3)
+    again._resume()
+    assert again.facts["seconds"] >= 1.2 and again.facts["updates"] >= 1
+    again._save()
+    after = load_file(tmp_path / "checkpoint.safetensors")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(ValueError, match="same seed"):
+        how.train(FakeWorld(end=0.1), None, tmp_path, 0.02, 4)
+
+
+def test_an_agent_is_the_same_when_loaded(tmp_path):
+    first = agent(window=2)
+    first.save(tmp_path)
+    second = Agent.load(tmp_path, greedy=True)
+    started = np.ones(3, bool)
+    for part in np.swapaxes(frames(5), 0, 1):
+        acts = first(part, started), second(part, started)
+        assert np.array_equal(*acts) and acts[0].shape == (5, 1)
+        started = np.zeros(5, bool)
+    assert second.facts == {"by": "a test"} and second.space == SPACE
+
+
+def test_an_agent_sees_the_last_frames_and_forgets_them_when_an_episode_begins():
+    player, steps = agent(window=3), np.swapaxes(frames(1), 0, 1)
+    seen = []
+    player.network.forward = lambda x: seen.append(x.numpy().copy()) or (torch.zeros(len(x), 4), None)
+    for part, started in zip(steps, (True, False, True), strict=True):
+        player(part, np.array([started]))
+    a, b, c = (part[0] for part in steps)
+    assert all(np.array_equal(x[0], y) for x, y in zip(seen, ([a, a, a], [a, a, b], [c, c, c]), strict=True))
+
+
+def test_an_agent_holds_what_it_chose():
+    player, asked = agent(window=1, hold=3), []
+    forward = player.network.forward
+    player.network.forward = lambda x: asked.append(len(x)) or forward(x)
+    steps = [frames(2, seed)[:, 0] for seed in range(5)]
+    acts = [player(part, np.array([i == 0, i in (0, 2)])) for i, part in enumerate(steps)]
+    assert asked == [2, 1, 1]  # both; the second, whose episode begins; the first anew
+    assert np.array_equal(acts[0], acts[1]) and acts[2][0] == acts[0][0]
+
+
+def test_act_is_for_a_single_game():
+    player, twin = agent(window=1), agent(window=1)
+    frame = frames(1)[0, 0]
+    assert player.act(frame, started=True) == int(twin(frame[None], np.array([True]))[0, 0])
+    assert SPACE.contains(player.act(frame))
+
+
+def test_a_draw_follows_the_odds():
+    logits = torch.tensor([0.1, 0.2, 0.7]).log().expand(20000, 3)
+    drawn = draw(logits, torch.Generator().manual_seed(0)).bincount() / 20000
+    assert torch.allclose(drawn, torch.tensor([0.1, 0.2, 0.7]), atol=0.015)
+    assert draw(logits, None).unique().tolist() == [2]
+
+
+def test_the_nearest_action_of_a_table_is_found():
+    table = np.array([[0, 0], [1, 0], [0, -1.0]])
+    assert choices(np.array([[0.9, 0.1], [0, -0.6], [0.1, 0]]), table).tolist() == [1, 2, 0]
+
+
+def damaged(path, how):
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif how == "changed":
+        data = bytearray(path.read_bytes())
+        data[-50] ^= 255
+        path.write_bytes(bytes(data))
+    else:
+        save_file({"x": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize("how", ["cut", "changed", "foreign"])
+def test_a_damaged_agent_is_refused_in_one_sentence(how, tmp_path):
+    agent().save(tmp_path)
+    damaged(tmp_path / FILE, how)
+    with pytest.raises(ValueError, match="found a damaged one"):
+        Agent.load(tmp_path)
+
+
+def test_an_agent_for_other_actions_or_frames_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"expected an agent for the actions Discrete\(3\), found one for Discrete\(4\)"
+    ):
+        agent().check(gym.spaces.Discrete(3))
+    with pytest.raises(ValueError, match="expected frames of"):
+        agent()(np.zeros((1, 8, 8, 3), np.uint8), np.ones(1, bool))
+
+
+def recording(folder, episodes=10, rewards=True):
+    """Episodes whose frames show in grey which action the best of them take next; the others take any."""
+    info = DatasetInfo("nothing", SHAPE, SPACE, 15.0, None, None, None, has_rewards=rewards)
+    rng = np.random.default_rng(0)
+    with EpisodeWriter(folder, info) as writer:
+        for index in range(episodes):
+            told = rng.integers(4, size=12)
+            shown = np.broadcast_to((60 * np.append(told, 0))[:, None, None, None], (13, *SHAPE)).astype(np.uint8)
+            taken = told if index < 2 else rng.integers(4, size=12)
+            earned = np.full(12, 1.0 if index < 2 else 0.0, np.float32)
+            writer.append(Episode(shown, taken[:, None] * 1.0, earned if rewards else None, True, False, index, "x"))
+    return EpisodeStore(folder)
+
+
+def test_behaviour_cloning_does_what_the_best_episodes_did(tmp_path):
+    how = BehaviourCloning(best=0.2, window=1, batch=32, learning_rate=3e-3)
+    cloned = how.train(FakeWorld(), recording(tmp_path / "data"), tmp_path / "agent", 0.1, 0)
+    cloned.greedy = True
+    shown = np.broadcast_to((60 * np.arange(4))[:, None, None, None], (4, *SHAPE)).astype(np.uint8)
+    assert cloned(shown, np.ones(4, bool))[:, 0].tolist() == [0, 1, 2, 3]
+    assert (cloned.facts["episodes"], cloned.facts["frames"]) == (2, 24)
+
+
+def test_cloning_without_recordings_or_rewards_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected data= recordings with their actions"):
+        BehaviourCloning().train(FakeWorld(), None, tmp_path, 0.1, 0)
+    with pytest.raises(ValueError, match="expected recordings with rewards"):
+        BehaviourCloning().train(FakeWorld(), recording(tmp_path / "data", rewards=False), tmp_path, 0.1, 0)
+
+
+class Counting(gym.Env):
+    """Lasts as many steps as its seed says; pays the action's number."""
+
+    observation_space, action_space = gym.spaces.Box(0, 255, SHAPE, np.uint8), SPACE
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = seed
+        return np.zeros(SHAPE, np.uint8), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(SHAPE, np.uint8), float(action), self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_every_episode_counts_once_however_long_it_is(rows):
+    envs = SyncVectorEnv([Counting] * rows, autoreset_mode=AutoresetMode.DISABLED)
+    two = lambda seen, started: np.full((len(started), 1), 2.0)  # noqa: E731
+    lives = play(envs, two, 7, seed=2, limit=6, horizon=3)
+    lengths = [min(2 + i, 6) for i in range(7)]
+    assert lives == [(2.0 * n, n, 2.0 * min(n, 3)) for n in lengths]
+
+
+def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, capsys):
+    quick = ["imagination.rows=2", "imagination.decisions=2", "imagination.horizon=4", "imagination.checks=1"]
+    out = str(tmp_path / "agent")
+    assert main(["agent", "train", "world=arena", "steps=1", "minutes=0.01", f"out={out}", *quick]) == 0
+    assert main(["agent", "eval", f"agent={out}", f"out={out}", "episodes=3", "max_episode_steps=5"]) == 0
+    found = json.loads((tmp_path / "agent" / "agent.json").read_text())
+    assert len(found["returns"]) == 3 and found["game"] == "worldsim-real/Arena-v0" and "imagined" in found
+    dream = [f"out={tmp_path / 'dream'}", "world=arena", "steps=1", "episodes=2", "max_episode_steps=3"]
+    assert main(["agent", "eval", f"agent={out}", *dream]) == 0
+    assert main(["record", "game=arena", f"policy={out}", "frames=20", f"out={tmp_path / 'data'}"]) == 0
+    film = ["headless=true", "frames=3", "steps=1", f"out={tmp_path / 'film.mp4'}"]
+    assert main(["play", "world=arena", f"agent={out}", *film]) == 0
+    capsys.readouterr()
+    assert main(["play", "world=doom-take-cover", f"agent={out}", *film]) == 2
+    assert "expected an agent for the actions Discrete(3), found one for MultiBinary(4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["agent", "train", "world=arena", "out=x", "minutes=0"], "expected minutes above 0"),
+        (["agent", "train", "world=arena", "out=x", "minutes=1", "agent=genius"], "expected agent= one of imagination"),
+        (["agent", "train", "world=arena", "out=x", "minutes=1", "imagination.rows=0"], "expected rows to be a whole"),
+        (["agent", "eval", "agent=random", "out=x", "episodes=0"], "expected episodes to be a whole number"),
+        (["agent", "eval", "agent=random", "out=x"], "expected game= or world= to play in, found neither"),
+        (["agent", "eval", "agent=random", "out=x", "world=arena", "game=arena"], "found both; leave one out"),
+        (["agent", "learn"], "unknown command 'agent'; expected one of"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_world_without_rewards_or_a_folder_without_agent_is_refused(tmp_path, capsys):
+    assert main(["agent", "eval", f"agent={tmp_path}", "game=arena", "out=x"]) == 2
+    assert "found no agent.safetensors" in capsys.readouterr().err
+
+
+def test_named_policies_are_judged_too(tmp_path, capsys):
+    assert (
+        main(["agent", "eval", "agent=held", "game=arena", "episodes=2", "max_episode_steps=4", f"out={tmp_path}"]) == 0
+    )
+    assert "held in worldsim-real/Arena-v0: return" in capsys.readouterr().out
