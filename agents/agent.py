@@ -27,18 +27,23 @@ from worldsim.files import save_tensors
 
 FORMAT_VERSION = 1
 FILE = "agent.safetensors"
+CELLS = 8  # a side, of what a linear agent sees
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Sizes of an agent: how many of the last frames it sees, and for how many steps it holds what it chose."""
+    """Sizes of an agent: how many of the last frames it sees, and for how many steps it holds what it chose.
+
+    Without `widths` it is linear in what the frames show.
+    """
 
     frame_shape: tuple[int, int, int]
     num_actions: int
     window: int = 3
     hold: int = 1
-    widths: tuple[int, int] = (32, 64)
+    widths: tuple[int, ...] = (32, 64)
     hidden: int = 256
+    greedy: bool = False  # it takes the likeliest action, or draws one by the odds
 
 
 class Network(nn.Module):
@@ -46,9 +51,16 @@ class Network(nn.Module):
 
     scale: Tensor  # [], a return's typical size
 
-    def __init__(self, config: AgentConfig):
+    def __init__(self, config: AgentConfig, seed: int = 0):
+        """The seed alone says which network it is before it has learned."""
         super().__init__()
         self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._make()
+
+    def _make(self) -> None:
+        config = self.config
         height, width, _ = config.frame_shape
         first, second = config.widths
         self.patches = nn.Conv2d(3 * config.window, first, 4, stride=4)
@@ -69,26 +81,46 @@ class Network(nn.Module):
         return self.choice(h), self.worth(h)[:, 0]
 
 
-def fresh(config: AgentConfig, seed: int) -> Network:
-    """Returns a network that knows nothing yet; the seed alone says which."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Network(config)
+class Linear(nn.Module):
+    """What 8x8 cells of the newest frame show, and how they changed since the oldest, to log odds; few numbers."""
+
+    def __init__(self, config: AgentConfig):
+        super().__init__()
+        self.config = config
+        self.choice = nn.Linear(2 * 3 * CELLS**2, config.num_actions)
+
+    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps frames `[b t H W 3]` uint8, the newest last, to log odds `[b n]`; worth is unknown, 0."""
+        logits = self.choice(features(seen))
+        return logits, torch.zeros_like(logits[:, 0])
+
+
+def features(seen: Tensor) -> Tensor:
+    """Returns what a `Linear` agent sees of frames `[b t H W 3]`: `[b f]`, of about unit size."""
+    ends = pixels.to_float(seen[:, [0, -1]])
+    before, now = F.adaptive_avg_pool2d(ends.flatten(0, 1), CELLS).flatten(1).unflatten(0, (len(seen), 2)).unbind(1)
+    return torch.cat((4 * (now - now.mean(1, keepdim=True)), 16 * (now - before)), 1)
 
 
 class Agent:
     """A network in play. Called as a policy it keeps the last frames of every row; `act` is for a single game."""
 
     def __init__(
-        self, network: Network, space: gym.Space, table: np.ndarray, facts: dict[str, Any], greedy: bool = False,
+        self,
+        network: Network | Linear,
+        space: gym.Space,
+        table: np.ndarray,
+        facts: dict[str, Any],
+        greedy: bool | None = None,
         seed: int = 0,
-    ):  # fmt: skip
+    ):
         """`table` `[n k]` are the packed actions it chooses from; `facts` say how it came to be, as plain data.
 
-        It draws its actions by their odds, or takes the likeliest where `greedy`.
+        It draws its actions by their odds, or takes the likeliest where `greedy`; None: as it was taught to.
         """
         self.network, self.space, self.table, self.facts = network.eval(), space, np.asarray(table), facts
-        self.greedy, self._generator = greedy, torch.Generator().manual_seed(seed)
+        self.greedy = network.config.greedy if greedy is None else greedy
+        self._generator = torch.Generator().manual_seed(seed)
         self._seen = torch.zeros(0)
         self._left = self._chosen = np.zeros(0, int)
 
@@ -134,7 +166,7 @@ class Agent:
         return Path(folder) / FILE
 
     @classmethod
-    def load(cls, folder: str | Path, greedy: bool = False, seed: int = 0) -> Self:
+    def load(cls, folder: str | Path, greedy: bool | None = None, seed: int = 0) -> Self:
         """Reads what `save` wrote. Raises ValueError, in one sentence, for what is no whole agent."""
         path = Path(folder) / FILE
         if not path.is_file():
@@ -148,7 +180,8 @@ class Agent:
             if _sha256(tensors) != text["sha256"]:
                 raise ValueError("weights that are not those that were saved")
             sizes: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in text["config"].items()}
-            network = Network(AgentConfig(**sizes))
+            config = AgentConfig(**sizes)
+            network = Network(config) if config.widths else Linear(config)
             network.load_state_dict(tensors)
             return cls(
                 network, space_from_json(text["action_space"]), np.array(text["table"]), text["facts"], greedy, seed

@@ -6,18 +6,17 @@ Leaves out weighing actions by what they brought. Source: Pomerleau 1988.
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim import EpisodeStore, WorldModel
-from worldsim.agents.agent import Agent, AgentConfig, choices, fresh
+from worldsim.agents.agent import Agent, AgentConfig, Network, choices
+from worldsim.agents.teaching import adam_from, adam_tensors, teach
 
 
 @dataclass(frozen=True)
@@ -35,33 +34,46 @@ class BehaviourCloning:
 
     def train(self, world: WorldModel, store: EpisodeStore | None, out: Path, minutes: float, seed: int) -> Agent:
         """Teaches an agent for so many minutes and writes it to `out`; its action table is the world's."""
+        learner = Cloner(self, world, store, seed)
+        more = {"episodes": len(learner.chosen), "frames": len(learner.places)}
+        return teach(learner, self, world, out, minutes, seed, more=more)
+
+
+class Cloner:
+    """What learns, and the steps it learns from."""
+
+    def __init__(self, how: BehaviourCloning, world: WorldModel, store: EpisodeStore | None, seed: int):
         if store is None or store.info.action_space is None:
             raise ValueError("expected data= recordings with their actions to clone, found none")
-        table, chosen = world.action_codec.table, _best(store, self.best)
-        network = fresh(AgentConfig(tuple(world.info.frame_shape), len(table), self.window), seed)
-        optimizer = torch.optim.Adam(network.parameters(), self.learning_rate)
-        places = np.array([(i, t) for i in chosen for t in range(store.records[i].total_steps)])
-        rng, began, losses = np.random.default_rng(seed), time.monotonic(), []
-        bar = tqdm(total=100, desc="behaviour cloning", bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
-        while (spent := time.monotonic() - began) < 60 * minutes:
-            drawn = places[rng.integers(len(places), size=self.batch)]
-            seen, goal = _examples(store, drawn, self.window, table)
-            loss = F.cross_entropy(network(seen)[0], goal)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            bar.n = 100 * spent / (60 * minutes)
-            bar.set_postfix_str(f"loss {np.mean(losses[-50:]):.3f}")
-        bar.close()
-        facts = {
-            "by": "behaviour_cloning", **asdict(self), "minutes": minutes, "seed": seed, "steps": len(losses),
-            "loss": round(float(np.mean(losses[-50:])), 4), "episodes": len(chosen), "frames": len(places),
-            "game": store.info.game,
-        }  # fmt: skip
-        agent = Agent(network, world.info.action_space, table, facts)
-        agent.save(out)
-        return agent
+        self.how, self.store, self.table, self.seed = how, store, world.action_codec.table, seed
+        self.chosen = _best(store, how.best)
+        self.places = np.array([(i, t) for i in self.chosen for t in range(store.records[i].total_steps)])
+        self.network = Network(AgentConfig(tuple(world.info.frame_shape), len(self.table), how.window), seed)
+        self.network.to(world.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), how.learning_rate)
+        self.updates = 0
+
+    def update(self) -> dict[str, float]:
+        """Learns from one batch of steps, a function of the seed and of how many there were before."""
+        rng = np.random.default_rng([self.seed, self.updates])
+        drawn = self.places[rng.integers(len(self.places), size=self.how.batch)]
+        seen, goal = _examples(self.store, drawn, self.how.window, self.table)
+        device = next(self.network.parameters()).device
+        loss = F.cross_entropy(self.network(seen.to(device))[0], goal.to(device))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.updates += 1
+        return {"loss": float(loss.detach())}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the network's and the optimiser's."""
+        return adam_tensors(self.network, self.optimizer) | {"updates": torch.tensor(self.updates)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from what `tensors` returned."""
+        adam_from(tensors, self.network, self.optimizer)
+        self.updates = int(tensors["updates"])
 
 
 def _best(store: EpisodeStore, share: float) -> list[int]:

@@ -1,6 +1,7 @@
 """Agents that learn: what they learn where the answer is known, and that they act alike wherever they play."""
 
 import json
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -8,21 +9,25 @@ import pytest
 import torch
 from fake_world import FakeWorld
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from worldsim.agents.agent import FILE, Agent, AgentConfig, choices, draw, fresh
+from worldsim.agents import teaching
+from worldsim.agents.agent import FILE, Agent, AgentConfig, Linear, Network, choices, draw
 from worldsim.agents.behaviour_cloning import BehaviourCloning
-from worldsim.agents.imagination import Imagination, Training, returns
+from worldsim.agents.dreams import MOMENTS, moments
+from worldsim.agents.evolution import Evolution, Population, SeparableCMA
+from worldsim.agents.imagination import ActorCritic, Imagination, returns
 from worldsim.cli.agent_eval import play
 from worldsim.cli.main import main
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
+from worldsim.types import Clip
 
 SPACE, SHAPE = gym.spaces.Discrete(4), (40, 48, 3)
 TABLE = np.arange(4.0)[:, None]
 
 
 def agent(seed=0, **sizes):
-    network = fresh(AgentConfig(SHAPE, 4, **sizes), seed)
+    network = Network(AgentConfig(SHAPE, 4, **sizes), seed)
     torch.nn.init.normal_(network.choice.weight, generator=torch.Generator().manual_seed(seed))
     return Agent(network, SPACE, TABLE, {"by": "a test"}, greedy=True)
 
@@ -42,18 +47,20 @@ def test_returns_look_as_far_as_the_trace_and_no_further_than_an_end():
     assert returns(reward, kept, over, following, 1.0)[:, 0].tolist() == [2.0, 2.0, 19.0]
 
 
-def taught(world, updates, tmp_path, **how):
-    sizes = {"rows": 32, "decisions": 8, "horizon": 20, "learning_rate": 3e-3, "batch": 128, "window": 1}
-    training = Training(Imagination(**(sizes | how)), world, None, tmp_path, 1.0, 0)
-    dreams = training.dreams()
-    told = [training.update(dreams) for _ in range(updates)]
-    return training, dreams, told
+def taught(world, updates, **how):
+    sizes = {"rows": 32, "decisions": 8, "horizon": 20, "learning_rate": 1e-3, "batch": 128, "window": 1}
+    learner = ActorCritic(Imagination(**(sizes | how)), world, moments(world, None, 1, 0), 0)
+    return learner, [learner.update() for _ in range(updates)]
 
 
-def test_imagination_finds_the_action_that_pays(tmp_path):
-    training, dreams, told = taught(FakeWorld(end=0.0), 12, tmp_path)
+def share(learner, action):
+    return float((learner.network(learner.dreams.seen)[0].argmax(-1) == action).float().mean())
+
+
+def test_imagination_finds_the_action_that_pays():
+    learner, told = taught(FakeWorld(end=0.0), 25, learning_rate=3e-3)
     assert told[-1]["reward"] > told[0]["reward"] + 0.8  # 1.5 and luck by chance, 3 and luck at best
-    assert (training.network(dreams.seen)[0].argmax(-1) == 3).float().mean() > 0.9
+    assert share(learner, 3) > 0.9
 
 
 class Deadly(FakeWorld):
@@ -67,37 +74,118 @@ class Deadly(FakeWorld):
         return state, known
 
 
-def test_imagination_stays_alive_where_that_pays(tmp_path):
-    training, dreams, told = taught(Deadly(end=0.0), 25, tmp_path, discount=0.95, learning_rate=1e-3)
-    assert (training.network(dreams.seen)[0].argmax(-1) == 1).float().mean() > 0.9
+def test_imagination_stays_alive_where_that_pays():
+    learner, told = taught(Deadly(end=0.0), 25, discount=0.95)
+    assert share(learner, 1) > 0.9
     assert told[-1]["ends"] < 0.2 < told[0]["ends"]
 
 
-def test_a_dream_begins_anew_at_the_horizon_and_at_an_end(tmp_path):
-    _, dreams, _ = taught(FakeWorld(end=0.0), 3, tmp_path, horizon=5)
+def test_a_dream_begins_anew_at_the_horizon_and_at_an_end():
+    dreams = taught(FakeWorld(end=0.0), 3, horizon=5)[0].dreams
     assert dreams.state.age.max() <= 5 and len(set(dreams.state.address[:, 1].tolist())) == 32
-    _, dreams, told = taught(FakeWorld(end=1.0), 1, tmp_path)
-    assert told[0]["ends"] == 1.0 and dreams.state.age.max() == 0
+    learner, told = taught(FakeWorld(end=1.0), 1)
+    assert told[0]["ends"] == 1.0 and learner.dreams.state.age.max() == 0
 
 
-def test_a_held_action_is_learned_from_once(tmp_path):
-    training, _, told = taught(FakeWorld(end=0.0), 1, tmp_path, hold=4, discount=0.5)
-    assert training.facts["steps"] == 4 * 8 * 32
+def test_a_held_action_is_learned_from_once():
+    learner, told = taught(FakeWorld(end=0.0), 1, hold=4, discount=0.5, decisions=2)
+    assert learner.dreams.state.age.max() == 8
     assert 1.2 * 1.875 < told[0]["reward"] < 2.6 * 1.875  # the reward of a decision is that of its steps, discounted
 
 
-def test_a_training_is_resumed_where_it_was_killed(tmp_path):
-    how = Imagination(rows=8, decisions=4, horizon=20, checks=1, check_rows=2, save_seconds=0.0)
-    how.train(FakeWorld(end=0.1), None, tmp_path, 0.02, 3)
-    before = load_file(tmp_path / "checkpoint.safetensors")
-    again = Training(how, FakeWorld(end=0.1), None, tmp_path, 0.02, 3)
-    again._resume()
-    assert again.facts["seconds"] >= 1.2 and again.facts["updates"] >= 1
-    again._save()
-    after = load_file(tmp_path / "checkpoint.safetensors")
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+def test_moments_of_recordings_are_seen_as_they_were_recorded(tmp_path):
+    world = FakeWorld()
+    world.prompts = Clip(*[torch.zeros(1, 3, 1)] * 6)
+    store = recording(tmp_path, 4)
+    found = moments(world, store, 2, 0)
+    assert found.seen.shape == (MOMENTS, 2, *SHAPE)
+    seen = {(int(a), int(b)) for a, b in found.seen[:, :, 0, 0, 0]}
+    pairs = {(int(f[t, 0, 0, 0]), int(f[t + 1, 0, 0, 0])) for f in map(store.observations, range(4)) for t in range(11)}
+    assert seen <= pairs and torch.equal(found.state.latent[:, 0, 0, 0].long(), found.seen[:, -1, 0, 0, 0].long())
+    with pytest.raises(ValueError, match="expected data= of the world's game"):
+        moments(FakeWorld(gym.spaces.Discrete(3)), store, 2, 0)
+
+
+@pytest.mark.parametrize("spread", [0.1, 2.0])
+def test_evolution_finds_the_bottom_of_an_ellipsoid(spread):
+    search, generator = SeparableCMA(20, 16, spread), torch.Generator().manual_seed(0)
+    axes = 10 ** torch.linspace(0, 3, 20, dtype=torch.float64)
+    goal = torch.linspace(-2, 2, 20, dtype=torch.float64)
+    for _ in range(600):
+        candidates = search.ask(generator)
+        search.tell(candidates, -(axes * (candidates - goal).square()).sum(-1))
+    assert (search.state["mean"] - goal).abs().max() < 1e-6
+    assert search.state["size"] < 1e-4
+
+
+def test_evolution_finds_the_action_that_pays():
+    how = Evolution(candidates=8, dreams=2, horizon=5, window=1)
+    world = FakeWorld(end=0.0)
+    population = Population(how, world, moments(world, None, 1, 0), 0)
+    told = [population.update() for _ in range(40)]
+    assert told[0]["mean"] < 11 and told[-1]["mean"] > 14  # 10 by chance, 17.5 at best
+    logits = population.network(population.starts.seen)[0]
+    assert (logits.argmax(-1) == 3).float().mean() > 0.5
+
+
+def learners(world):
+    starts = moments(world, None, 1, 0)
+    return {
+        "imagination": lambda: ActorCritic(Imagination(rows=4, decisions=2, window=1), world, starts, 0),
+        "evolution": lambda: Population(Evolution(candidates=4, dreams=1, horizon=2, window=1), world, starts, 0),
+    }
+
+
+@pytest.mark.parametrize("name", ["imagination", "evolution"])
+def test_a_training_goes_on_from_its_tensors(name):
+    make = learners(FakeWorld(end=0.1))[name]
+    first, second = make(), make()
+    first.update()
+    second.restore({key: value.clone() for key, value in first.tensors().items()})
+    for learner in (first, second):
+        learner.restore({key: value.clone() for key, value in learner.tensors().items()})  # luck begins anew in both
+        learner.update()
+    one, two = first.tensors(), second.tensors()
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+class Slow:
+    """Counts its updates; the third is its best."""
+
+    def __init__(self):
+        self.network, self.updates = Linear(AgentConfig(SHAPE, 4, 1, widths=())), 0
+
+    def update(self):
+        self.updates += 1
+        time.sleep(0.02)
+        torch.nn.init.constant_(self.network.choice.bias, self.updates)
+        return {}
+
+    def tensors(self):
+        return {"updates": torch.tensor(self.updates)}
+
+    def restore(self, tensors):
+        self.updates = int(tensors["updates"])
+
+
+def test_the_best_agent_of_all_trials_is_kept_and_a_killed_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(teaching, "SAVE_SECONDS", 0.0)
+    trial = lambda network: -abs(float(network.choice.bias.detach()[0]) - 3)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        killed = Slow()
+        killed.update = lambda: (_ for _ in ()).throw(KeyboardInterrupt) if killed.updates == 3 else Slow.update(killed)
+        teaching.teach(killed, Evolution(), FakeWorld(), tmp_path, 0.01, 0, trial, 100)
+    assert Agent.load(tmp_path).network.choice.bias.tolist() == [3.0] * 4
+    following = Slow()
+    agent = teaching.teach(following, Evolution(), FakeWorld(), tmp_path, 0.01, 0, trial, 100)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["updates"] for line in lines if "trial" in line] == list(range(1, following.updates + 1))
+    assert agent.network.choice.bias.tolist() == [3.0] * 4 and agent.facts["best"] == 0
+    again = Slow()
+    teaching.teach(again, Evolution(), FakeWorld(), tmp_path, 0.01, 0, trial, 100)
+    assert again.updates == following.updates  # there was nothing more to do
     with pytest.raises(ValueError, match="same seed"):
-        how.train(FakeWorld(end=0.1), None, tmp_path, 0.02, 4)
+        teaching.teach(Slow(), Evolution(), FakeWorld(), tmp_path, 0.01, 4, trial, 100)
 
 
 def test_an_agent_is_the_same_when_loaded(tmp_path):
@@ -234,7 +322,7 @@ def test_every_episode_counts_once_however_long_it_is(rows):
 
 
 def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, capsys):
-    quick = ["imagination.rows=2", "imagination.decisions=2", "imagination.horizon=4", "imagination.checks=1"]
+    quick = ["imagination.rows=2", "imagination.decisions=2", "imagination.horizon=4", "imagination.trials=1"]
     out = str(tmp_path / "agent")
     assert main(["agent", "train", "world=arena", "steps=1", "minutes=0.01", f"out={out}", *quick]) == 0
     assert main(["agent", "eval", f"agent={out}", f"out={out}", "episodes=3", "max_episode_steps=5"]) == 0

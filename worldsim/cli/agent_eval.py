@@ -33,12 +33,14 @@ def main(config: DictConfig) -> int:
     for key in ("episodes", "max_episode_steps", "num_envs"):
         if not (isinstance(config[key], int) and not isinstance(config[key], bool) and config[key] >= 1):
             raise ValueError(f"expected {key} to be a whole number of at least 1, found {config[key]}")
+    if config.greedy not in (None, True, False):
+        raise ValueError(f"expected greedy=true, greedy=false or none, found {config.greedy}")
     name = str(config.agent)
     facts = Agent.load(name).facts if is_agent(name) else {}
     envs, played = _envs(config, facts)
     try:
         rng = np.random.default_rng(config.seed)
-        policy = find_actor(name, envs.single_action_space, rng, bool(config.greedy))
+        policy = find_actor(name, envs.single_action_space, rng, config.greedy)
         horizon = facts.get("horizon", config.max_episode_steps)
         lives = play(envs, policy, config.episodes, config.seed, config.max_episode_steps, horizon)
     finally:

@@ -19,7 +19,7 @@ def is_agent(name: str) -> bool:
     return (Path(name) / FILE).is_file()
 
 
-def find_actor(name: str, space: gym.Space | None, rng: np.random.Generator, greedy: bool = False) -> Policy:
+def find_actor(name: str, space: gym.Space | None, rng: np.random.Generator, greedy: bool | None = None) -> Policy:
     """Returns who acts. Raises ValueError, in one sentence, for one that is not there or knows other actions."""
     if is_agent(name):
         return Agent.load(name, greedy, int(rng.integers(2**31))).check(space)

@@ -1,0 +1,136 @@
+"""Dreams that agents learn in: where they begin, rows that begin anew by themselves, and what an agent earns in them.
+
+Here as what every way of learning in a dream shares. A row begins at a moment of recordings, or at the world's own
+prompts. Outcomes come as they are expected, and ends also drawn, by which rows begin anew.
+Leaves out learning, and time limits that are not the horizon's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim import EpisodeStore, WorldModel, noise
+from worldsim.agents.agent import Linear, Network, draw, repeated, shown
+from worldsim.types import Clip
+
+MOMENTS = 512  # of recordings, that dreams begin in
+OTHER = 1 << 40  # seeds from here on are of the dreams that agents are tried in
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Where dreams begin, and what is seen there."""
+
+    state: Any  # a world's state of n rows
+    seen: Tensor  # [n window H W 3], the newest frame last
+
+
+def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: int) -> Moments:
+    """Returns moments of recordings, drawn evenly over their frames, or the world's own prompts."""
+    if store is None:
+        own = torch.arange(world.num_prompts, device=world.device)
+        state = world.initial(own, noise.address_of(own.tolist(), world.device))
+        return Moments(state, repeated(world.observe(state).clone(), window))
+    _check(world, store)
+    length, rng = world.prompts.latents.shape[1], np.random.default_rng(seed)
+    steps = np.array([max(record.total_steps - length, 0) for record in store.records])
+    if not steps.any():
+        raise ValueError(f"expected an episode of more than {length} steps to begin dreams in, found none; record more")
+    places = [(int(i), int(rng.integers(steps[i]))) for i in rng.choice(len(steps), MOMENTS, p=steps / steps.sum())]
+    frames = torch.stack([torch.from_numpy(np.array(store.observations(i, t, t + length))) for i, t in places])
+    actions = torch.stack([_led(world, store, i, t, length) for i, t in places])
+    latents = torch.cat([world.encode(part) for part in frames.split(16)])
+    true, zero = torch.ones(latents.shape[:2], dtype=torch.bool), torch.zeros(latents.shape[:2])
+    clip = Clip(latents.cpu(), actions, true, zero, ~true, ~true).to(world.device)
+    state = world.initial(clip, noise.address_of(list(range(MOMENTS)), world.device))
+    return Moments(state, _last(frames, window).to(world.device))
+
+
+def _check(world: WorldModel, store: EpisodeStore) -> None:
+    mine, theirs = world.info, store.info
+    if (mine.action_space, tuple(mine.frame_shape)) != (theirs.action_space, tuple(theirs.observation_shape)):
+        raise ValueError(
+            f"expected data= of the world's game, {mine.game} with {mine.action_space}, found {theirs.game} with "
+            f"{theirs.action_space}"
+        )
+
+
+def _led(world: WorldModel, store: EpisodeStore, index: int, start: int, length: int) -> Tensor:
+    """Returns the encoded action `[t a]` that led to each frame; null for an episode's first."""
+    packed = store.actions(index)
+    codec = world.action_codec
+    if packed is None:
+        return codec.null.expand(length, -1)
+    led = codec.encode(np.array(packed[max(start - 1, 0) : start + length - 1]))
+    return led if start else torch.cat((codec.null[None], led))
+
+
+def _last(frames: Tensor, window: int) -> Tensor:
+    """Returns the last `window` of frames `[n t H W 3]`, the first one repeated where there are fewer."""
+    missing = max(0, window - frames.shape[1])
+    return torch.cat((frames[:, :1].repeat(1, missing, 1, 1, 1), frames[:, -window:]), 1)
+
+
+class Dreams:
+    """Rows of a dream that begin anew by themselves, and what the agent sees of them."""
+
+    def __init__(self, world: WorldModel, starts: Moments, rows: int, horizon: int, seed: int):
+        self.world, self.starts, self.horizon = world, starts, horizon
+        self._seed, self._begun, self._rng = seed, 0, np.random.default_rng(seed)
+        table = torch.from_numpy(np.asarray(world.action_codec.table))
+        self._actions = world.action_codec.encode(table).to(world.device)
+        self.state, self.seen = self._fresh(rows)
+
+    def step(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Takes actions by number `[b]`; returns expected rewards, the chances to live on, and drawn ends, `[b]`."""
+        before, action = self.state, self._actions[chosen]
+        self.state, likely = self.world.foresee(before, action)
+        self.seen = shown(self.seen, self.world.observe(self.state), torch.zeros_like(chosen, dtype=torch.bool))
+        luck = noise.uniform(self.state.address, (2,), noise.OUTCOME)[:, 1]  # as `WorldModel.step` draws it
+        return likely.reward_mean, 1 - likely.end_probability, luck < likely.end_probability
+
+    def unsure(self, before: Any, chosen: Tensor) -> Tensor:
+        """Returns how unsure the last step was, `[b]`."""
+        return self.world.uncertainty(before, self._actions[chosen], self.state)
+
+    def begin(self, mask: Tensor) -> None:
+        """Begins the rows of `mask` `[b]` anew."""
+        rows = mask.nonzero()[:, 0]
+        if len(rows):
+            state, seen = self._fresh(len(rows))
+            self.state = self.state.put(rows, state)
+            self.seen = self.seen.index_copy(0, rows, seen)
+
+    def _fresh(self, rows: int) -> tuple[Any, Tensor]:
+        device = self.world.device
+        drawn = torch.from_numpy(self._rng.integers(len(self.starts.seen), size=rows)).to(device)
+        address = noise.address_of([self._seed] * rows, device)
+        address[:, 1] = torch.arange(self._begun, self._begun + rows, device=device)
+        self._begun += rows
+        return replace(self.starts.state.select(drawn), address=address), self.starts.seen[drawn]
+
+
+@torch.no_grad()
+def earned(
+    network: Network | Linear, world: WorldModel, starts: Moments, rows: int, horizon: int, hold: int, seed: int
+) -> float:
+    """Returns the mean expected return of so many dreams, up to the horizon; the same seed dreams of the same moments.
+
+    They are not among those that are learned from.
+    """
+    dreams = Dreams(world, starts, rows, horizon, OTHER + seed)
+    total, alive = torch.zeros(rows, device=world.device), torch.ones(rows, device=world.device)
+    luck = None if network.config.greedy else torch.Generator(world.device).manual_seed(seed)
+    for _ in range(0, horizon, hold):
+        chosen = draw(network(dreams.seen)[0], luck)
+        for _ in range(hold):
+            reward, kept, _ = dreams.step(chosen)
+            total, alive = total + alive * reward, alive * kept
+        if alive.max() < 0.01:
+            break
+    return float(total.mean())

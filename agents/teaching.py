@@ -1,0 +1,134 @@
+"""Teaching an agent for so many minutes: what every way of learning shares.
+
+Here so that all of them show progress, can be killed and resumed, and keep the agent that does best in dreams of other
+moments; the real game is never asked. Leaves out what an update is: that is the `Learner`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from worldsim import WorldModel
+from worldsim.agents.agent import Agent, Linear, Network
+from worldsim.files import save_tensors
+
+LOG_SECONDS, SAVE_SECONDS = 10.0, 60.0
+CHECKPOINT = "checkpoint.safetensors"
+ADAM = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Learner(Protocol):
+    """A way of learning under way."""
+
+    network: Network | Linear  # what acts
+
+    def update(self) -> dict[str, float]: ...  # learns a little; returns what is worth logging
+    def tensors(self) -> dict[str, Tensor]: ...  # everything that a resumed training goes on from
+    def restore(self, tensors: dict[str, Tensor]) -> None: ...  # takes that over
+
+
+def teach(
+    learner: Learner,
+    how: Any,
+    world: WorldModel,
+    out: Path,
+    minutes: float,
+    seed: int,
+    trial: Callable[[Network | Linear], float] | None = None,
+    trials: int = 1,
+    more: dict[str, Any] | None = None,
+) -> Agent:
+    """Updates until the minutes are spent, over all runs, and returns the agent in `out`.
+
+    `trial(network)` says how well an agent does: asked `trials` times, and the best is kept; without it, the last one.
+    `how` is a dataclass of settings and `more` what else an agent's facts should say. Raises ValueError where `out`
+    holds another training.
+    """
+    arguments = {"how": asdict(how), "minutes": minutes, "seed": seed, "world": world.fingerprint}
+    facts: dict[str, Any] = {"updates": 0, "seconds": 0.0, "tried": 0, "best": None}
+    facts |= _resume(learner, out, arguments)
+    before, began = facts["seconds"], time.monotonic()
+    logged = saved = began
+    bar = tqdm(total=100, desc=type(how).__name__, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
+    while facts["seconds"] < 60 * minutes:
+        told = learner.update()
+        now = time.monotonic()
+        facts |= {"updates": facts["updates"] + 1, "seconds": before + now - began}
+        share = min(1.0, facts["seconds"] / (60 * minutes))
+        if now - logged > LOG_SECONDS:
+            _log(out, facts | told)
+            bar.n = 100 * share
+            bar.set_postfix_str(" ".join(f"{name} {value:.3g}" for name, value in told.items()))
+            logged = now
+        if share * trials >= facts["tried"] + 1 or share == 1:
+            found = trial(learner.network) if trial else 0.0
+            facts["tried"] += 1
+            _log(out, facts | {"trial": found})
+            if facts["best"] is None or found >= facts["best"]:
+                facts["best"] = found
+                _agent(learner.network, world, facts | asdict(how) | (more or {}), how, minutes, seed).save(out)
+        if now - saved > SAVE_SECONDS:
+            _save(learner, out, arguments | facts)
+            saved = now
+    _save(learner, out, arguments | facts)
+    bar.close()
+    return Agent.load(out)
+
+
+def adam_tensors(network: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Returns a network's tensors and its optimiser's, by name; none of the latter before the first step."""
+    tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        tensors |= {f"{key}.{name}": value for key, value in optimizer.state.get(parameter, {}).items()}
+    return tensors
+
+
+def adam_from(tensors: dict[str, Tensor], network: nn.Module, optimizer: torch.optim.Adam) -> None:
+    """Takes over what `adam_tensors` returned."""
+    network.load_state_dict({name: tensors[f"network.{name}"] for name in network.state_dict()})
+    for name, parameter in network.named_parameters():
+        parts = {key: tensors[f"{key}.{name}"] for key in ADAM if f"{key}.{name}" in tensors}
+        optimizer.state[parameter] = {k: x if k == "step" else x.to(parameter.device) for k, x in parts.items()}
+
+
+def _agent(network: Network | Linear, world: WorldModel, facts: dict, how: Any, minutes: float, seed: int) -> Agent:
+    facts |= {"by": type(how).__name__, "minutes": minutes, "seed": seed}
+    facts |= {"game": world.info.game, "world": world.fingerprint, "world_steps": world.steps}
+    return Agent(deepcopy(network).cpu(), world.info.action_space, world.action_codec.table, facts)
+
+
+def _log(out: Path, line: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "log.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _save(learner: Learner, out: Path, facts: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    save_tensors(learner.tensors(), out / CHECKPOINT, {"facts": json.dumps(facts)})
+
+
+def _resume(learner: Learner, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Takes over what `out` holds; returns where that training stands."""
+    if not (out / CHECKPOINT).exists():
+        return {}
+    with safe_open(out / CHECKPOINT, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    for key, value in json.loads(json.dumps(arguments)).items():
+        if facts.pop(key) != value:
+            raise ValueError(f"expected out={out} to hold a training with the same {key}; use another out=")
+    learner.restore(tensors)
+    print(f"resuming from update {facts['updates']}")
+    return facts
