@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from worldsim.actions import unpack_rows
 from worldsim.agents.agent import Agent
-from worldsim.cli.agents import find_actor, is_agent
+from worldsim.cli.agents import agent_folder, find_actor
 from worldsim.data.policies import Policy
 from worldsim.dream.registration import REAL_GAMES
 from worldsim.dream.vector_env import WorldModelVectorEnv
@@ -36,7 +36,8 @@ def main(config: DictConfig) -> int:
     if config.greedy not in (None, True, False):
         raise ValueError(f"expected greedy=true, greedy=false or none, found {config.greedy}")
     name = str(config.agent)
-    facts = Agent.load(name).facts if is_agent(name) else {}
+    folder = agent_folder(name)
+    facts = Agent.load(folder).facts if folder else {}
     envs, played = _envs(config, facts)
     try:
         rng = np.random.default_rng(config.seed)

@@ -11,18 +11,22 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.agents.agent import FILE, Agent
+from worldsim.bundle import WORLDS, shipped
 from worldsim.data.policies import Policy, find_policy
 
 
-def is_agent(name: str) -> bool:
-    """Returns whether a name is the folder of an agent."""
-    return (Path(name) / FILE).is_file()
+def agent_folder(name: str) -> Path | None:
+    """Returns the folder of an agent: itself, or that of the shipped world of this name; None where there is none."""
+    folders = [WORLDS / name] if name in shipped() else [Path(name)]
+    return next((folder for folder in folders if (folder / FILE).is_file()), None)
 
 
 def find_actor(name: str, space: gym.Space | None, rng: np.random.Generator, greedy: bool | None = None) -> Policy:
     """Returns who acts. Raises ValueError, in one sentence, for one that is not there or knows other actions."""
-    if is_agent(name):
-        return Agent.load(name, greedy, int(rng.integers(2**31))).check(space)
+    if (folder := agent_folder(name)) is not None:
+        return Agent.load(folder, greedy, int(rng.integers(2**31))).check(space)
+    if name in shipped():
+        raise ValueError(f"expected an agent beside the world {name}, found none; train one: worldsim agent train")
     if Path(name).is_dir():
         raise ValueError(f"expected an agent in {name}, found no {FILE}; train one: worldsim agent train")
     if space is None:

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from worldsim.cli.agents import find_actor, is_agent
+from worldsim.cli.agents import agent_folder, find_actor
 from worldsim.data import holds
 from worldsim.data.episodes import DatasetInfo, EpisodeStore, EpisodeWriter
 from worldsim.data.policies import Policy, find_policy
@@ -33,7 +33,7 @@ def main(config: DictConfig) -> int:
     policy_name = str(config.policy)
     if policy_name == "human" and config.num_envs != 1:
         raise ValueError(f"expected num_envs=1 with policy=human, found num_envs={config.num_envs}")
-    if policy_name != "human" and not is_agent(policy_name):
+    if policy_name != "human" and agent_folder(policy_name) is None:
         find_policy(policy_name)  # a wrong name must not cost the making of games
     env, threads = _make(config), torch.get_num_threads()
     if getattr(env, "world", None) is None:
