@@ -40,6 +40,7 @@ from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion, MotionConfig
+from worldsim.models.latent_action import LatentActionConfig, LatentActions
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.models.unet import UNet, UNetConfig
@@ -56,6 +57,7 @@ MODULES = {
     "UNet": (UNet, UNetConfig),
     "Motion": (Motion, MotionConfig),
     "OutcomeModel": (OutcomeModel, OutcomeConfig),
+    "LatentActions": (LatentActions, LatentActionConfig),
 }
 PROCESSES = (RectifiedFlow, VPLinear, VPCosine, VarianceExploding, DiscreteVP)
 PREDICTIONS = (
@@ -90,10 +92,12 @@ def save(world: WorldModel, folder: str | Path, dtype: torch.dtype = torch.float
         "outcome": world.outcome.state_dict(),
         "prompts": {name: getattr(world.prompts, name) for name in Clip.__dataclass_fields__},
     }
+    if world.latent is not None:
+        tensors["latent"] = world.latent.state_dict()
     for name, state in tensors.items():
         stored = {key: _stored(key, value, dtype) for key, value in state.items()}
         save_tensors(stored, temporary / f"{name}.safetensors")
-    description = _describe(world) | {"sha256": {name: _sha256(temporary / f"{name}.safetensors") for name in WEIGHTS}}
+    description = _describe(world) | {"sha256": {name: _sha256(temporary / f"{name}.safetensors") for name in tensors}}
     write_json(temporary / "world.json", description)
     (temporary / "README.md").write_text(card or f"# {world.info.name}\n\nA learned world of {world.info.game}.\n")
     _replace_folder(temporary, folder)
@@ -120,7 +124,8 @@ def load(
                 f"expected format version up to {FORMAT_VERSION} in {folder}, found {text['format_version']}; "
                 "upgrade worldsim"
             )
-        weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in WEIGHTS}
+        named = (*WEIGHTS, "latent") if text["parts"].get("latent") else WEIGHTS
+        weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in named}
         own, own_guidance = _value(text["parts"]["sampler"]), _value(text["parts"].get("guidance"))
         sampling = choose_sampler(own, sampler, steps), choose_guidance(own_guidance, guidance)
         return _build(text, weights, device, *sampling)
@@ -189,6 +194,7 @@ def _describe(world: WorldModel) -> dict[str, Any]:
             "prediction": _plain_value(denoiser.prediction),
             "sampler": _plain_value(world.sampler),
             "guidance": _plain_value(world.guidance),
+            "latent": None if world.latent is None else _plain(world.latent, world.latent.config),
         },
     }
 
@@ -221,9 +227,12 @@ def _build(
     with torch.random.fork_rng(devices=[]):  # modules draw weights that the bundle's replace
         autoencoder, backbone, outcome = (_module(parts[name]) for name in ("autoencoder", "backbone", "outcome"))
         forecaster = LastFrame() if described is None else _module(described)
+        latent = _module(parts["latent"]) if parts.get("latent") else None
     process, prediction = (_value(parts[name]) for name in ("process", "prediction"))
     denoiser = Denoiser(backbone, autoencoder.bound, process, prediction, forecaster)
-    for name, module in (("autoencoder", autoencoder), ("denoiser", denoiser), ("outcome", outcome)):
+    modules = {"autoencoder": autoencoder, "denoiser": denoiser, "outcome": outcome}
+    modules |= {} if latent is None else {"latent": latent.eval().requires_grad_(False)}
+    for name, module in modules.items():
         module.load_state_dict(weights[name])  # copies into float32 parameters
         module.to(device)
     prompts = Clip(**{k: v.float() if v.is_floating_point() else v for k, v in weights["prompts"].items()})
@@ -233,7 +242,7 @@ def _build(
         raise ValueError(
             f"expected prompts with actions of {info.action_space}, found {prompts.action.shape[-1]} channels"
         )
-    return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"], guidance)
+    return WorldModel(info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"], guidance, latent)
 
 
 def module_of(config: Any) -> Any:

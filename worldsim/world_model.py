@@ -19,6 +19,7 @@ from worldsim.diffusion.flow import count_evaluations
 from worldsim.diffusion.guidance import Guidance
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.models.denoiser import Context, Denoiser
+from worldsim.models.latent_action import LatentActions
 from worldsim.models.outcome import OutcomeDistribution, OutcomeModel
 from worldsim.types import Autoencoder, Clip, Outcome, Rows, Sampler, WorldInfo
 
@@ -46,10 +47,14 @@ class WorldModel:
         prompts: Clip,
         context_level: float,
         guidance: Guidance | None = None,
+        latent: LatentActions | None = None,
     ):
-        """`prompts` `[p t …]` are clips to start from; `context_level` is the noise level of committed frames."""
+        """`prompts` `[p t …]` are clips to start from; `context_level` is the noise level of committed frames.
+
+        `latent` names what happens in recordings of which the world's actions are not known.
+        """
         self.info, self.sampler, self.context_level, self.prompts = info, sampler, context_level, prompts
-        self.guidance = guidance
+        self.guidance, self.latent = guidance, latent
         self.autoencoder, self.denoiser, self.outcome = autoencoder, denoiser, outcome
         for part in self._networks:
             part.eval().requires_grad_(False)

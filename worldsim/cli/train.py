@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from omegaconf import DictConfig
 
 from worldsim.cli.data import open_data
 from worldsim.data.soundness import check_data
+from worldsim.models.latent_action import LatentActionConfig
 from worldsim.pipeline import Preset, Run, train_world
 
 
@@ -34,6 +37,8 @@ def main(config: DictConfig) -> int:
         seed=config.seed,
         device=config.device,
         begin_from=config.begin_from,
+        latent=_latent(config),
+        labels=config.labels,
         batches=config.batches,
         rhythm=instantiate(config.rhythm),
         command=shlex.join(["worldsim", *sys.argv[1:]]),
@@ -45,6 +50,17 @@ def main(config: DictConfig) -> int:
     if world is not None and run.processes.first:
         print(f"wrote {run.folder / 'world'}; play it:  worldsim play world={run.folder / 'world'}")
     return 0
+
+
+def _latent(config: DictConfig) -> Callable[..., Any] | None:
+    """Returns the sizes of latent actions, where they are asked for."""
+    if config.actions not in ("recorded", "latent"):
+        raise ValueError(f"expected actions=recorded or actions=latent, found {config.actions}")
+    if not isinstance(config.labels, int) or config.labels < 0 or (config.labels and not config.codes):
+        raise ValueError(f"expected labels= a whole number of steps, and codes, found labels={config.labels}")
+    if config.actions == "recorded":
+        return None
+    return partial(LatentActionConfig, codes=config.codes, numbers=config.numbers)
 
 
 def build_preset(preset: dict[str, Any], backbone: str, config: DictConfig) -> Preset:

@@ -83,6 +83,7 @@ class EpisodeStore:
             self._append(path)
         self._sizes = _shard_sizes(self.records)
         self._map = lru_cache(maxsize=_OPEN_MAPS)(self._open)
+        self._given: list[np.ndarray] | None = None  # actions that stand for the recorded ones
 
     def _append(self, folder: Path) -> None:
         """Takes in a folder's episodes behind those that are there."""
@@ -96,7 +97,17 @@ class EpisodeStore:
         self._shards += [(folder, shard) for shard in range(records[-1].shard + 1)]
 
     def __reduce__(self):
-        return EpisodeStore, tuple(self.folders)  # another process opens the files itself: nobody sends their bytes
+        # Another process opens the files itself: nobody sends their bytes.
+        if self._given is None:
+            return EpisodeStore, tuple(self.folders)
+        return _reopened, (tuple(self.folders), self.info, self._given)
+
+    def with_actions(self, info: DatasetInfo, actions: list[np.ndarray]) -> EpisodeStore:
+        """Returns the same episodes with other actions, each `[T k]`, packed in the space that `info` says."""
+        lengths = [record.total_steps for record in self.records]
+        if [len(part) for part in actions] != lengths:
+            raise ValueError("expected an action for every step of every episode, found other numbers of them")
+        return _reopened(tuple(self.folders), info, actions)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -122,6 +133,8 @@ class EpisodeStore:
     def actions(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray | None:
         """Returns packed actions `[start, stop)`, float64 `[n k]`, or None where the recording has none."""
         record = self.records[index]
+        if self._given is not None:
+            return self._given[index][_rows(0, record.total_steps, start, stop)]
         rows = _rows(record.action_start, record.total_steps, start, stop)
         return None if self.info.action_space is None else self._map(record.shard, "actions")[rows]
 
@@ -143,6 +156,12 @@ class EpisodeStore:
         if 0 in shape:
             return np.empty(shape, column.dtype)
         return np.memmap(path, column.dtype, mode="r", offset=len(column.header(0)), shape=shape)
+
+
+def _reopened(folders: tuple[Path, ...], info: DatasetInfo, given: list[np.ndarray] | None) -> EpisodeStore:
+    store = EpisodeStore(*folders)
+    store.info, store._given = info, given
+    return store
 
 
 class EpisodeWriter:

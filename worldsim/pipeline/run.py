@@ -79,6 +79,8 @@ class Run:
     seed: int = 0
     device: str | None = None
     begin_from: str | None = None  # a world of the same sizes, whose weights the dynamics begin from
+    latent: Callable[..., Any] | None = None  # sizes of latent actions, which stand for the recorded ones
+    labels: int = 0  # recorded steps that teach which latent action a key of the game's is
     batches: int | None = None  # of a step, which processes share; None takes the folder's, or one for each of them
     rhythm: Rhythm = field(default_factory=Rhythm)
     command: str = ""
@@ -111,6 +113,7 @@ class Run:
             "minutes": self.minutes,
             "seed": self.seed,
             "begin_from": self.begin_from,
+            "latent": None if self.latent is None else [_plain(self.latent), self.labels],
             "episodes": [r.hash for r in self.store.records],
         }
         mine = json.loads(json.dumps(preset | facts))

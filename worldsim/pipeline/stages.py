@@ -30,11 +30,13 @@ from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion
+from worldsim.models.latent_action import LatentActions
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.unet import UNet
 from worldsim.objectives.denoising import denoising_loss, forecast_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
+from worldsim.pipeline.latent_actions import with_latent_actions
 from worldsim.pipeline.provenance import card, describe_run
 from worldsim.pipeline.run import Run
 from worldsim.training.loop import Budget, M, Stage, train
@@ -77,6 +79,7 @@ def _check_stage(run: Run, stage: str | None) -> None:
 
 
 def _run_stages(run: Run, stage: str | None) -> WorldModel | None:
+    run, latent = with_latent_actions(run)
     autoencoder = prepare_codec(run)
     if stage == "codec":
         return None
@@ -87,7 +90,7 @@ def _run_stages(run: Run, stage: str | None) -> WorldModel | None:
     if stage == "dynamics":
         return None
     outcome = train_outcome(run, denoiser, clips)
-    return None if stage == "outcome" else write_bundle(run, autoencoder, denoiser, outcome, clips)
+    return None if stage == "outcome" else write_bundle(run, autoencoder, denoiser, outcome, clips, latent)
 
 
 @contextmanager
@@ -314,18 +317,30 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
 
 
 def write_bundle(
-    run: Run, autoencoder: Codec, denoiser: Denoiser, outcome: OutcomeModel, clips: ClipTable
+    run: Run,
+    autoencoder: Codec,
+    denoiser: Denoiser,
+    outcome: OutcomeModel,
+    clips: ClipTable,
+    latent: LatentActions | None = None,
 ) -> WorldModel:
     """Puts the world into `world/` in the run's folder and returns it as loaded from there."""
     folder = run.folder / "world"
     with run.processes.first_first():
         if run.processes.first:
-            world = assemble(run, autoencoder, denoiser, outcome, clips)
+            world = assemble(run, autoencoder, denoiser, outcome, clips, latent)
             bundle.save(world, folder, torch.bfloat16, card(world))
     return bundle.load(folder, run.torch_device)
 
 
-def assemble(run: Run, autoencoder: Codec, denoiser: Denoiser, outcome: OutcomeModel, clips: ClipTable) -> WorldModel:
+def assemble(
+    run: Run,
+    autoencoder: Codec,
+    denoiser: Denoiser,
+    outcome: OutcomeModel,
+    clips: ClipTable,
+    latent: LatentActions | None = None,
+) -> WorldModel:
     """Joins trained parts into a world that starts from clips of the training episodes."""
     info, preset = run.store.info, run.preset
     hashes = [run.store.records[i].hash for i in run.training_episodes]
@@ -340,7 +355,7 @@ def assemble(run: Run, autoencoder: Codec, denoiser: Denoiser, outcome: OutcomeM
     )  # fmt: skip
     prompts = prompt_clips(run, clips).to(run.torch_device)
     sampler = EulerSampler(preset.steps)
-    return WorldModel(facts, autoencoder, denoiser, outcome, sampler, prompts, preset.context_level)
+    return WorldModel(facts, autoencoder, denoiser, outcome, sampler, prompts, preset.context_level, latent=latent)
 
 
 def prompt_clips(run: Run, clips: ClipTable) -> Clip:

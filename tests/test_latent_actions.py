@@ -1,0 +1,200 @@
+"""Latent actions: they name what happened where the answer is known, and a world takes them like any others."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from worldsim import bundle
+from worldsim.cli.main import main
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
+from worldsim.dream.env import WorldModelEnv
+from worldsim.models.latent_action import LatentActionConfig, LatentActions, clusters, perplexity
+from worldsim.objectives.latent_action import _shifted, latent_action_loss
+from worldsim.pipeline.latent_actions import find_codes, keys_of_the_game, labelled
+
+SIDE, WAYS = 16, [(0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)]
+
+
+def walk(steps, seed):
+    """Returns frames of a bright square that walks on a torus, and which way it went each time."""
+    rng = np.random.default_rng(seed)
+    ways, place = rng.integers(len(WAYS), size=steps), rng.integers(SIDE, size=2)
+    frames = np.full((steps + 1, SIDE, SIDE, 3), 40, np.uint8)
+    for step in range(steps + 1):
+        rows, columns = (np.arange(4) + p for p in place)
+        frames[step][np.ix_(rows % SIDE, columns % SIDE)] = (250, 200, 60)
+        place = place + (WAYS[ways[step]] if step < steps else 0)
+    return frames, ways
+
+
+def recording(folder, episodes=4, steps=40, actions=True):
+    space = gym.spaces.Discrete(len(WAYS)) if actions else None
+    bindings = [{"keys": [key], "set": {"0": i + 1}} for i, key in enumerate("swda")]
+    keymap = {"rest": [0], "bindings": bindings, "mouse": []} if actions else None
+    info = DatasetInfo("walk", (SIDE, SIDE, 3), space, 15.0, keymap, has_rewards=False)
+    with EpisodeWriter(folder, info) as writer:
+        for seed in range(episodes):
+            frames, ways = walk(steps, seed)
+            taken = ways[:, None].astype(float) if actions else None
+            writer.append(Episode(frames, taken, None, False, True, seed, "x"))
+    return EpisodeStore(folder)
+
+
+def model(**sizes):
+    torch.manual_seed(0)
+    return LatentActions(LatentActionConfig((SIDE, SIDE, 3), **({"width": 16} | sizes)))
+
+
+def learned(steps, **sizes):
+    """Returns a model that has seen 6,000 steps of a walk for so many steps, and its last loss."""
+    found, frames = model(**sizes), torch.from_numpy(walk(6000, 1000)[0])
+    clips = torch.stack((frames[:-2], frames[1:-1], frames[2:]), 1)
+    generator, optimizer = torch.Generator().manual_seed(0), torch.optim.Adam(found.parameters(), 3e-3)
+    for _ in range(steps):
+        rows = torch.randint(len(clips), (32,), generator=generator)
+        loss = latent_action_loss(found, clips[rows], generator=generator)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    found.eval().requires_grad_(False)
+    if sizes.get("codes"):
+        found.codes.copy_(clusters(found.tell(frames[:1000]), sizes["codes"], generator))
+    return found, loss
+
+
+def information(a, b):
+    """Returns the mutual information of two labellings, as a share of the second one's entropy."""
+    joint = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(joint, (a, b), 1 / len(a))
+    both, rows, columns = (-(x[x > 0] * np.log(x[x > 0])).sum() for x in (joint, joint.sum(1), joint.sum(0)))
+    return (rows + columns - both) / columns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codes", [5, 8])
+def test_codes_name_what_happened(codes):
+    found, _ = learned(600, codes=codes)
+    frames, ways = walk(400, 7)
+    named = found.label(torch.from_numpy(frames))[:, 0].long().numpy()
+    assert information(named, ways) > 0.9
+    assert perplexity(torch.bincount(torch.from_numpy(named), minlength=codes) / 400) > 0.5 * codes
+
+
+@pytest.mark.slow
+def test_numbers_tell_what_happened():
+    found, _ = learned(600, codes=0, numbers=2)
+    frames, ways = walk(400, 7)
+    told = found.label(torch.from_numpy(frames)).numpy()
+    centres = np.stack([told[:200][ways[:200] == way].mean(0) for way in range(5)])
+    nearest = np.square(told[200:, None] - centres).sum(-1).argmin(1)
+    assert (nearest == ways[200:]).mean() > 0.9
+
+
+def test_the_loss_falls():
+    (_, before), (_, after) = learned(1), learned(60)
+    assert after.parts["explained"] > before.parts["explained"] + 0.2
+
+
+def test_both_frames_are_shifted_alike():
+    x = torch.arange(2 * 3 * 8 * 8.0).reshape(2, 3, 8, 8)
+    first, second = _shifted(x, x + 1000, torch.Generator().manual_seed(0))
+    assert torch.equal(second, first + 1000) and first.shape == x.shape
+    assert not torch.equal(first[0], x[0]) or not torch.equal(first[1], x[1])
+
+
+def test_clusters_are_found_and_numbered_by_how_much_they_change(tmp_path):
+    found = model(codes=3, numbers=1)
+    centre = {0: 1.0, 1: -2.0, 2: 2.5}  # of nothing, a step down or up, a step aside
+
+    def tell(frames):
+        moved = (frames[1:] != frames[:-1]).any(-1).any(-1).any(-1)
+        columns = frames.int().sum((1, 3))
+        upright = (columns[1:] == columns[:-1]).all(1)
+        kinds = torch.where(moved, torch.where(upright, 1, 2), 0).tolist()
+        return torch.tensor([[centre[kind]] for kind in kinds])
+
+    found.tell = tell
+    run = type("R", (), {"store": recording(tmp_path), "training_episodes": [0, 1, 2, 3], "seed": 0})()
+    find_codes(found, run)
+    assert found.codes[0, 0] == 1.0 and sorted(found.codes[:, 0].tolist()) == [-2.0, 1.0, 2.5]
+    frames, ways = walk(50, 9)
+    named = found.label(torch.from_numpy(frames))[:, 0].long().tolist()
+    assert [n == 0 for n in named] == [w == 0 for w in ways]
+
+
+def test_k_means_finds_what_is_apart():
+    generator = torch.Generator().manual_seed(0)
+    true = torch.tensor([[0.0, 0], [5, 0], [0, 5], [-4, -4]])
+    points = (true[:, None] + 0.1 * torch.randn(4, 50, 2, generator=generator)).flatten(0, 1)
+    found = clusters(points, 4, generator)
+    assert torch.cdist(true, found).amin(1).max() < 0.1
+
+
+def test_recordings_are_labelled_whole(tmp_path):
+    store, found = recording(tmp_path, actions=False), model(codes=6)
+    after = labelled(store, found)
+    assert after.info.action_space == gym.spaces.Discrete(6) and store.info.action_space is None
+    assert [len(after.actions(i)) for i in range(4)] == [40] * 4
+    whole = found.label(torch.from_numpy(np.array(store.observations(2)))).numpy()
+    assert np.array_equal(after.actions(2, 5, 9), whole[5:9])
+    assert np.array_equal(pickle.loads(pickle.dumps(after)).actions(2, 5, 9), whole[5:9])
+    assert np.array_equal(after.observations(2), store.observations(2))
+
+
+def test_keys_of_the_game_press_the_codes_that_go_with_them(tmp_path):
+    store = recording(tmp_path)
+    code = np.array([3, 0, 2, 4, 1])
+    info = replace(store.info, action_space=gym.spaces.Discrete(5), keymap={"rest": [0], "bindings": [], "mouse": []})
+    latent = store.with_actions(info, [code[np.array(store.actions(i)).astype(int)] * 1.0 for i in range(4)])
+    keymap = keys_of_the_game(store, latent, 100)
+    assert {b["keys"][0]: b["set"]["0"] for b in keymap["bindings"]} == {"s": 0, "w": 2, "d": 4, "a": 1}
+    assert keys_of_the_game(recording(tmp_path / "mute", actions=False), latent, 100) is None
+
+
+@pytest.mark.parametrize("sizes", [{"codes": 1}, {"codes": 65}, {"codes": 0, "numbers": 0}])
+def test_sizes_out_of_range_are_refused(sizes):
+    with pytest.raises(ValueError, match="expected codes from 2 to 64"):
+        LatentActionConfig((SIDE, SIDE, 3), **sizes)
+
+
+def test_frames_fold_to_about_32_positions_a_side():
+    folds = {(64, 64): 2, (128, 128): 4, (96, 128): 2, (16, 16): 1, (65, 64): 1}
+    assert {shape: LatentActionConfig((*shape, 3)).fold for shape in folds} == folds
+
+
+@pytest.mark.parametrize(("codes", "space"), [(4, gym.spaces.Discrete(4)), (0, None)])
+def test_a_world_of_a_video_nobody_labelled_is_played_by_codes(codes, space, tmp_path, capsys):
+    recording(tmp_path / "data", episodes=3, actions=codes == 0)
+    out = tmp_path / "run"
+    tiny = ["preset=nano", "minutes=0.05", "actions=latent", f"codes={codes}", "numbers=2"]
+    assert main(["train", f"data={tmp_path / 'data'}", f"out={out}", *tiny]) == 0
+    world = bundle.load(out / "world")
+    space = space or LatentActionConfig((SIDE, SIDE, 3), codes=0, numbers=2).space
+    assert world.info.action_space == space and world.latent.config.codes == codes
+    env = WorldModelEnv(world)
+    env.reset(seed=0)
+    frame, *_ = env.step(space.sample())
+    assert frame.shape == (SIDE, SIDE, 3)
+    again = bundle.load(bundle.save(world, tmp_path / "copy"))
+    frames = torch.from_numpy(walk(5, 0)[0])
+    assert torch.equal(again.latent.label(frames), world.latent.label(frames))
+    assert json.loads((out / "run.json").read_text())["latent"][0]["codes"] == codes
+    assert main(["train", f"data={tmp_path / 'data'}", f"out={out}", *tiny[:2]]) == 2
+    assert "expected" in capsys.readouterr().err
+
+
+def test_wrong_arguments_are_refused(tmp_path, capsys):
+    recording(tmp_path / "data")
+    base = ["train", f"data={tmp_path / 'data'}", f"out={tmp_path / 'run'}", "preset=nano", "minutes=1"]
+    for more, message in (
+        (["actions=guessed"], "expected actions=recorded or actions=latent"),
+        (["actions=latent", "codes=1"], "expected codes from 2 to 64"),
+        (["actions=latent", "codes=0", "labels=100"], "expected labels= a whole number of steps, and codes"),
+    ):
+        assert main([*base, *more]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""Recordings whose actions nobody wrote down, given latent ones: an inverse model is trained, and names every step.
+
+Here as what comes before all other stages, which then see recordings with actions like any others.
+Leaves out how the names are learned (`models.latent_action`, `objectives.latent_action`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from worldsim.actions import default_keymap
+from worldsim.data.clips import WindowSampler, frame_batch
+from worldsim.data.episodes import EpisodeStore
+from worldsim.models.latent_action import WINDOW, LatentActions, clusters
+from worldsim.objectives.latent_action import latent_action_loss
+from worldsim.pipeline.run import Run
+from worldsim.training.loop import Stage, train
+
+SHARE = 0.15  # of the minutes
+BATCH, LEARNING_RATE = 32, 1e-3
+AT_ONCE = 512  # frames that are named together
+SAMPLE = 128  # stretches of recordings that codes are made of
+STRETCH = 33  # frames of each
+
+
+def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
+    """Returns the run with every step named, and what named them; a run without latent actions as it is."""
+    if run.latent is None:
+        return run, None
+    model = train_latent_actions(run)
+    store = labelled(run.store, model)
+    if run.labels:
+        store.info = replace(store.info, keymap=keys_of_the_game(run.store, store, run.labels) or store.info.keymap)
+    return replace(run, store=store), model
+
+
+def train_latent_actions(run: Run) -> LatentActions:
+    """Trains the inverse model on the run's recordings, which may have actions: it does not look at them."""
+    assert run.latent is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed + 4)
+        model = LatentActions(run.latent(frame_shape=tuple(run.store.info.observation_shape)))
+    sampler = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4)
+    device = run.torch_device
+
+    def objective(model, average, frames, progress, generator):
+        return latent_action_loss(model, frames.to(device), generator=generator)
+
+    def batch(step: int) -> torch.Tensor:
+        return frame_batch(run.store, sampler.windows(step, BATCH), WINDOW + 1)
+
+    stage = Stage("actions", model, batch, objective, BATCH, LEARNING_RATE)
+    budget = run.spend("actions", lambda left: SHARE * left)
+    model = train(stage, budget, run.folder / "actions", run.seed + 4, run.rhythm, device, run.batches_a_step)
+    return find_codes(model.eval().requires_grad_(False), run)
+
+
+def find_codes(model: LatentActions, run: Run) -> LatentActions:
+    """Makes the codes: clusters of what is told of recordings, that by which least changes first (0 is nearly rest)."""
+    count = model.config.codes
+    if not count:
+        return model
+    windows = WindowSampler(run.store, run.training_episodes, STRETCH, run.seed).windows(0, SAMPLE)
+    clips = frame_batch(run.store, windows, STRETCH)
+    told = torch.cat([model.tell(clip.to(model.codes.device)).cpu() for clip in clips])
+    change = torch.cat([(clip[1:].float() - clip[:-1].float()).abs().mean((1, 2, 3)) for clip in clips])
+    centres = clusters(told, count, torch.Generator().manual_seed(run.seed))
+    nearest = F.one_hot(torch.cdist(told, centres).argmin(-1), count).float()
+    mean = torch.where(nearest.sum(0) > 0, change @ nearest / nearest.sum(0).clamp_min(1), torch.inf)
+    model.codes.copy_(centres[mean.argsort()])
+    return model
+
+
+def labelled(store: EpisodeStore, model: LatentActions) -> EpisodeStore:
+    """Returns recordings whose every step is named, whatever actions they came with."""
+    space = model.config.space
+    info = replace(store.info, action_space=space, keymap=default_keymap(space), discrete_table=None, env_spec=None)
+    return store.with_actions(info, [named(model, store, index) for index in range(len(store))])
+
+
+def named(model: LatentActions, store: EpisodeStore, index: int) -> np.ndarray:
+    """Returns the packed latent actions `[T k]` of an episode, float64."""
+    steps, device = store.records[index].total_steps, model.codes.device
+    parts = [
+        model.label(torch.from_numpy(np.array(store.observations(index, i, min(i + AT_ONCE, steps) + 1))).to(device))
+        for i in range(0, steps, AT_ONCE)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: int) -> dict | None:
+    """Returns a keymap in latent actions with the game's own keys, learned from its first `steps` recorded actions.
+
+    A key presses the latent action that most often goes with the action that it presses in the game; digits press
+    codes as before. None where the recordings have no actions or no keys. Raises ValueError for latent actions that
+    are no codes.
+    """
+    space, plain = store.info.action_space, store.info.keymap
+    if space is None or not plain or not plain.get("bindings"):
+        return None
+    if not isinstance(latent.info.action_space, gym.spaces.Discrete):
+        raise ValueError("expected codes to learn keys for, found continuous latent actions; give codes= above 0")
+    true: list[np.ndarray] = []
+    codes: list[np.ndarray] = []
+    left = steps
+    for index in range(len(store)):
+        length = min(left, store.records[index].total_steps)
+        if not length:
+            break
+        for values, part in ((true, store.actions(index, 0, length)), (codes, latent.actions(index, 0, length))):
+            assert part is not None
+            values.append(np.array(part))
+        left -= length
+    taken, found = np.concatenate(true), np.concatenate(codes)[:, 0].astype(int)
+    keymap, bindings = dict(latent.info.keymap or {}), []
+    rest = np.asarray(plain["rest"], float)
+    usual = np.bincount(found, minlength=latent.info.action_space.n) / len(found)
+    for binding in plain["bindings"]:
+        pressed = rest.copy()
+        for component, value in binding["set"].items():
+            pressed[int(component)] = value
+        rows = (taken == pressed).all(1)
+        if rows.any():
+            counted = np.bincount(found[rows], minlength=len(usual)) / rows.sum()
+            code = int((counted / np.maximum(usual, 1e-9) * (counted > 0.1)).argmax())
+            bindings.append({"keys": binding["keys"], "set": {"0": code}})
+    keymap["bindings"] = [*keymap.get("bindings", []), *bindings]
+    return keymap
