@@ -38,9 +38,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    command, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    if f"{command} {(rest or [''])[0]}" in COMMANDS:
-        command = f"{command} {rest.pop(0)}"
+    command, rest = split(list(sys.argv[1:] if argv is None else argv) or ["--help"])
     if command in ("-h", "--help", "help"):
         return _print(overview())
     if command == "--version":
@@ -50,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(rest):
         return _print(arguments.help_text(command, COMMANDS[command]))
     return _run(command, rest)
+
+
+def split(words: list[str]) -> tuple[str, list[str]]:
+    """Returns the command, which may be of two words, and its arguments."""
+    count = 2 if " ".join(words[:2]) in COMMANDS else 1
+    return " ".join(words[:count]), words[count:]
 
 
 def overview() -> str:
