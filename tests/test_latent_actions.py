@@ -3,6 +3,7 @@
 import json
 import pickle
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -10,12 +11,16 @@ import pytest
 import torch
 
 from worldsim import bundle
+from worldsim.actions import ActionCodec
+from worldsim.cli.label import columns
 from worldsim.cli.main import main
+from worldsim.data.action_files import make_layout, read_actions
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.dream.env import WorldModelEnv
 from worldsim.models.latent_action import LatentActionConfig, LatentActions, clusters, perplexity
 from worldsim.objectives.latent_action import _shifted, latent_action_loss
-from worldsim.pipeline.latent_actions import find_codes, keys_of_the_game, labelled
+from worldsim.pipeline.latent_actions import completed, find_codes, keys_of_the_game, labelled, learn_codes
+from worldsim.types import WorldInfo
 
 SIDE, WAYS = 16, [(0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)]
 
@@ -156,6 +161,83 @@ def test_keys_of_the_game_press_the_codes_that_go_with_them(tmp_path):
     assert keys_of_the_game(recording(tmp_path / "mute", actions=False), latent, 100) is None
 
 
+def test_only_mixed_recordings_may_lack_actions_and_the_first_may_not(tmp_path):
+    recording(tmp_path / "known", episodes=3)
+    recording(tmp_path / "mute", episodes=3, actions=False)
+    for first, second, how in (("known", "mute", False), ("mute", "known", True)):
+        with pytest.raises(ValueError, match="expected action_space"):
+            EpisodeStore(tmp_path / first, tmp_path / second, mixed=how)
+
+
+def told_by_truth(found, ways_of):
+    """Lets a model tell of every step which way it really was, as far as frames show it."""
+
+    def tell(frames):
+        told = [ways_of[frames[i].numpy().tobytes() + frames[i + 1].numpy().tobytes()] for i in range(len(frames) - 1)]
+        return torch.tensor([[float(way), 0.0] for way in told])
+
+    found.tell = tell
+    return found
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Twelve walks with actions, five other ones without, and a model that tells the truth of both."""
+    store, ways_of = recording(tmp_path / "known", episodes=12), {}
+    info = DatasetInfo("walk", (SIDE, SIDE, 3), None, 15.0, None, has_rewards=False)
+    truths = []
+    with EpisodeWriter(tmp_path / "mute", info) as writer:
+        for seed in range(100, 105):
+            frames, ways = walk(30, seed)
+            truths.append(ways)
+            writer.append(Episode(frames, None, None, False, True, None, "import:walk.mp4"))
+    store = EpisodeStore(tmp_path / "known", tmp_path / "mute", mixed=True)
+    for index in range(17):
+        frames = np.array(store.observations(index))
+        ways = np.array(store.actions(index))[:, 0] if index < 12 else truths[index - 12]
+        ways_of |= {frames[i].tobytes() + frames[i + 1].tobytes(): way for i, way in enumerate(ways)}
+    return store, truths, told_by_truth(model(codes=5, numbers=2), ways_of)
+
+
+def test_mixed_recordings_keep_what_was_recorded_and_are_completed(mixed):
+    store, truths, found = mixed
+    assert store.actions(3) is not None and store.actions(14) is None and store.rewards(3) is None
+    run = type("R", (), {"store": store, "training_episodes": list(range(17)), "seed": 0})()
+    run.action_codec = ActionCodec(store.info.action_space)
+    learn_codes(found, run)
+    whole = completed(store, found, run.action_codec.table)
+    assert np.array_equal(whole.actions(3), store.actions(3))
+    assert [np.array(whole.actions(12 + i))[:, 0].tolist() for i in range(5)] == [list(way) for way in truths]
+    assert pickle.loads(pickle.dumps(whole)).actions(14).shape == (30, 1)
+    assert pickle.loads(pickle.dumps(store)).actions(14) is None
+
+
+def test_labels_are_written_as_a_file_that_import_takes(mixed, tmp_path, monkeypatch, capsys):
+    store, truths, found = mixed
+    run = type("R", (), {"store": store, "training_episodes": list(range(17)), "seed": 0})()
+    run.action_codec = ActionCodec(store.info.action_space)
+    learn_codes(found, run)
+    info = WorldInfo("walks", "walk", 15.0, store.info.action_space, (SIDE, SIDE, 3))
+    world = SimpleNamespace(latent=found, info=info, action_codec=run.action_codec)
+    monkeypatch.setattr(bundle, "load", lambda *_: world)
+    out = tmp_path / "labels.csv"
+    assert main(["label", "world=x", f"data={tmp_path / 'mute'}", f"out={out}"]) == 0
+    lines = out.read_text().splitlines()
+    assert lines[0] == "action_0" and [int(x) for x in lines[1:]] == np.concatenate(truths).tolist()
+    file = read_actions(out)
+    assert make_layout([file]).space == gym.spaces.Discrete(5) and file.num_rows == 150
+    world.latent = None
+    assert main(["label", "world=x", f"data={tmp_path / 'mute'}", f"out={out}"]) == 2
+    assert "expected a world that learned to name actions" in capsys.readouterr().err
+
+
+def test_columns_are_called_by_the_keys_that_press_them():
+    bindings = [{"keys": [key], "set": {str(i): 1}} for i, key in enumerate(("w", "left shift"))]
+    assert columns(gym.spaces.MultiBinary(3), {"bindings": bindings}) == ["w", "left_shift", "key_2"]
+    both = gym.spaces.Dict({"axes": gym.spaces.Box(-1, 1, (2,)), "choices": gym.spaces.Discrete(3)})
+    assert columns(both, None) == ["axis_0", "axis_1", "action_2"]
+
+
 @pytest.mark.parametrize("sizes", [{"codes": 1}, {"codes": 65}, {"codes": 0, "numbers": 0}])
 def test_sizes_out_of_range_are_refused(sizes):
     with pytest.raises(ValueError, match="expected codes from 2 to 64"):
@@ -192,7 +274,7 @@ def test_wrong_arguments_are_refused(tmp_path, capsys):
     recording(tmp_path / "data")
     base = ["train", f"data={tmp_path / 'data'}", f"out={tmp_path / 'run'}", "preset=nano", "minutes=1"]
     for more, message in (
-        (["actions=guessed"], "expected actions=recorded or actions=latent"),
+        (["actions=guessed"], "expected actions=recorded, actions=latent or actions=mixed"),
         (["actions=latent", "codes=1"], "expected codes from 2 to 64"),
         (["actions=latent", "codes=0", "labels=100"], "expected labels= a whole number of steps, and codes"),
     ):

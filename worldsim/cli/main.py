@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "make a Minari data set or a film of a data folder",
     "check": "see whether recordings are fit to be learned from",
     "train": "train a world model of recorded gameplay",
+    "label": "name the actions of recordings that have none",
     "distill": "make a world need fewer steps",
     "eval": "measure a world against held-out recordings",
     "compare": "measure worlds side by side, by steps",

@@ -30,7 +30,7 @@ def main(config: DictConfig) -> int:
     if name not in preset["backbones"]:
         raise ValueError(f"expected backbone to be one of {', '.join(preset['backbones'])}, found {name!r}")
     run = Run(
-        store=open_data(config.data),
+        store=open_data(config.data, mixed=config.actions == "mixed"),
         folder=Path(str(config.out)),
         preset=build_preset(preset, name, config),
         minutes=config.minutes,
@@ -44,7 +44,8 @@ def main(config: DictConfig) -> int:
         command=shlex.join(["worldsim", *sys.argv[1:]]),
     )
     if run.processes.first and not (run.folder / "run.json").exists():
-        for warning in check_data(run.store, quick=True).warnings:
+        warnings = [] if run.store.mixed else check_data(run.store, quick=True).warnings
+        for warning in warnings:
             print(f"! {warning} (worldsim check data=… says more)")
     world = train_world(run, config.stage)
     if world is not None and run.processes.first:
@@ -54,8 +55,8 @@ def main(config: DictConfig) -> int:
 
 def _latent(config: DictConfig) -> Callable[..., Any] | None:
     """Returns the sizes of latent actions, where they are asked for."""
-    if config.actions not in ("recorded", "latent"):
-        raise ValueError(f"expected actions=recorded or actions=latent, found {config.actions}")
+    if config.actions not in ("recorded", "latent", "mixed"):
+        raise ValueError(f"expected actions=recorded, actions=latent or actions=mixed, found {config.actions}")
     if not isinstance(config.labels, int) or config.labels < 0 or (config.labels and not config.codes):
         raise ValueError(f"expected labels= a whole number of steps, and codes, found labels={config.labels}")
     if config.actions == "recorded":

@@ -71,14 +71,17 @@ class EpisodeStore:
     """Reads data folders through memory maps: a window of frames costs what the window holds, wherever it lies.
 
     Several folders of one kind are read as one, their episodes one folder after the other; the facts are the first's.
+    Where they are `mixed`, all but the first may be recorded without actions or rewards.
     Raises ValueError (one sentence) where a folder is missing, empty, damaged, of a newer format or of another kind.
     """
 
-    def __init__(self, folder: str | os.PathLike, *others: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, *others: str | os.PathLike, mixed: bool = False):
         self.folders = [Path(folder), *map(Path, others)]
         self.info = read_info(self.folders[0])
         self.records: list[EpisodeRecord] = []
         self._shards: list[tuple[Path, int]] = []  # where each shard lies: its folder, and its number there
+        self._present: list[set[str]] = []  # the columns of each shard
+        self.mixed = mixed
         for path in self.folders:
             self._append(path)
         self._sizes = _shard_sizes(self.records)
@@ -91,23 +94,35 @@ class EpisodeStore:
         if not records:
             raise ValueError(f"expected recorded episodes in {folder}, found none finished; record some first")
         _check_shards(folder, info, records)
-        check_joins(self.folders[0], self.info, self.records, folder, info, records)
+        columns = set(_columns(info))
+        check_joins(self.folders[0], self.info, self.records, folder, self._taken_in(info), records)
         first_id, first_shard = len(self.records), len(self._shards)
         self.records += [replace(r, id=r.id + first_id, shard=r.shard + first_shard) for r in records]
         self._shards += [(folder, shard) for shard in range(records[-1].shard + 1)]
+        self._present += [columns] * (records[-1].shard + 1)
+
+    def _taken_in(self, info: DatasetInfo) -> DatasetInfo:
+        """Returns a folder's facts, and where folders are mixed the first one's of what was not recorded in it."""
+        mine: DatasetInfo = self.info
+        lacking: dict[str, Any] = {}
+        if self.mixed and info.action_space is None:
+            lacking |= {name: getattr(mine, name) for name in ("action_space", "discrete_table", "keymap")}
+        if self.mixed and not info.has_rewards:
+            lacking["has_rewards"] = mine.has_rewards
+        return replace(info, **lacking)
 
     def __reduce__(self):
         # Another process opens the files itself: nobody sends their bytes.
-        if self._given is None:
+        if self._given is None and not self.mixed:
             return EpisodeStore, tuple(self.folders)
-        return _reopened, (tuple(self.folders), self.info, self._given)
+        return _reopened, (tuple(self.folders), self.info, self._given, self.mixed)
 
     def with_actions(self, info: DatasetInfo, actions: list[np.ndarray]) -> EpisodeStore:
         """Returns the same episodes with other actions, each `[T k]`, packed in the space that `info` says."""
         lengths = [record.total_steps for record in self.records]
         if [len(part) for part in actions] != lengths:
             raise ValueError("expected an action for every step of every episode, found other numbers of them")
-        return _reopened(tuple(self.folders), info, actions)
+        return _reopened(tuple(self.folders), info, actions, self.mixed)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -136,13 +151,13 @@ class EpisodeStore:
         if self._given is not None:
             return self._given[index][_rows(0, record.total_steps, start, stop)]
         rows = _rows(record.action_start, record.total_steps, start, stop)
-        return None if self.info.action_space is None else self._map(record.shard, "actions")[rows]
+        return self._map(record.shard, "actions")[rows] if "actions" in self._present[record.shard] else None
 
     def rewards(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray | None:
         """Returns rewards `[start, stop)`, float32 `[n]`, or None where the recording has none."""
         record = self.records[index]
         rows = _rows(record.action_start, record.total_steps, start, stop)
-        return self._map(record.shard, "rewards")[rows] if self.info.has_rewards else None
+        return self._map(record.shard, "rewards")[rows] if "rewards" in self._present[record.shard] else None
 
     def shard_observations(self, shard: int) -> np.ndarray:
         """Returns all frames of a shard that belong to finished episodes, uint8 `[N H W 3]`, as a memory map."""
@@ -158,8 +173,10 @@ class EpisodeStore:
         return np.memmap(path, column.dtype, mode="r", offset=len(column.header(0)), shape=shape)
 
 
-def _reopened(folders: tuple[Path, ...], info: DatasetInfo, given: list[np.ndarray] | None) -> EpisodeStore:
-    store = EpisodeStore(*folders)
+def _reopened(
+    folders: tuple[Path, ...], info: DatasetInfo, given: list[np.ndarray] | None, mixed: bool
+) -> EpisodeStore:
+    store = EpisodeStore(*folders, mixed=mixed)
     store.info, store._given = info, given
     return store
 

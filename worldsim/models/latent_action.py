@@ -96,10 +96,12 @@ class LatentActions(nn.Module):
         target = Stream(torch.zeros_like(past[:, :1]), zero[:, :1] + 1, action[:, None], valid[:, :1], zero[:, :1])
         return past[:, -1] + self.unet(history, target)[0][:, 0]
 
-    @torch.no_grad()
     def label(self, frames: Tensor) -> Tensor:
         """Returns the packed latent action `[n - 1 k]` between each of frames `[n H W 3]` and the next, float64."""
-        told = self.tell(frames)
+        return self.packed(self.tell(frames))
+
+    def packed(self, told: Tensor) -> Tensor:
+        """Returns the packed latent actions `[n k]` of numbers `[n numbers]`: the nearest codes, or the numbers."""
         return torch.cdist(told, self.codes).argmin(-1)[:, None].double() if self.config.codes else told.double()
 
     @torch.no_grad()

@@ -26,13 +26,19 @@ BATCH, LEARNING_RATE = 32, 1e-3
 AT_ONCE = 512  # frames that are named together
 SAMPLE = 128  # stretches of recordings that codes are made of
 STRETCH = 33  # frames of each
+NEVER = 1e6  # where the code of an action that was never taken lies
 
 
 def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
-    """Returns the run with every step named, and what named them; a run without latent actions as it is."""
+    """Returns the run with every step named, and what named them; a run without latent actions as it is.
+
+    Of mixed recordings the steps without an action get the game's own, as the others teach.
+    """
     if run.latent is None:
         return run, None
     model = train_latent_actions(run)
+    if run.store.mixed:
+        return replace(run, store=completed(run.store, model, run.action_codec.table)), model
     store = labelled(run.store, model)
     if run.labels:
         store.info = replace(store.info, keymap=keys_of_the_game(run.store, store, run.labels) or store.info.keymap)
@@ -44,7 +50,8 @@ def train_latent_actions(run: Run) -> LatentActions:
     assert run.latent is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + 4)
-        model = LatentActions(run.latent(frame_shape=tuple(run.store.info.observation_shape)))
+        known = {"codes": len(run.action_codec.table)} if run.store.mixed else {}
+        model = LatentActions(run.latent(frame_shape=tuple(run.store.info.observation_shape), **known))
     sampler = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4)
     device = run.torch_device
 
@@ -57,7 +64,8 @@ def train_latent_actions(run: Run) -> LatentActions:
     stage = Stage("actions", model, batch, objective, BATCH, LEARNING_RATE)
     budget = run.spend("actions", lambda left: SHARE * left)
     model = train(stage, budget, run.folder / "actions", run.seed + 4, run.rhythm, device, run.batches_a_step)
-    return find_codes(model.eval().requires_grad_(False), run)
+    model.eval().requires_grad_(False)
+    return learn_codes(model, run) if run.store.mixed else find_codes(model, run)
 
 
 def find_codes(model: LatentActions, run: Run) -> LatentActions:
@@ -76,6 +84,32 @@ def find_codes(model: LatentActions, run: Run) -> LatentActions:
     return model
 
 
+def learn_codes(model: LatentActions, run: Run) -> LatentActions:
+    """Makes a code of each action in the table: the mean of what is told where it was taken."""
+    table, store = run.action_codec.table, run.store
+    total, count = torch.zeros(model.codes.shape), torch.zeros(len(table))
+    for index in run.training_episodes:
+        if (packed := store.actions(index)) is not None and len(packed):
+            told = _told(model, store, index)
+            which = torch.from_numpy(np.abs(np.array(packed)[:, None] - table[None]).sum(-1).argmin(1))
+            total.index_add_(0, which, told)
+            count.index_add_(0, which, torch.ones(len(which)))
+    if not count.any():
+        raise ValueError("expected recordings with actions among those without, found none; use actions=latent")
+    model.codes.copy_(torch.where(count[:, None] > 0, total / count[:, None].clamp_min(1), torch.tensor(NEVER)))
+    return model
+
+
+def completed(store: EpisodeStore, model: LatentActions, table: np.ndarray) -> EpisodeStore:
+    """Returns mixed recordings, with the table's actions where none was recorded."""
+    actions = [store.actions(index) for index in range(len(store))]
+    filled = [
+        table[named(model, store, index)[:, 0].astype(int)] if packed is None else np.array(packed)
+        for index, packed in enumerate(actions)
+    ]
+    return store.with_actions(store.info, filled)
+
+
 def labelled(store: EpisodeStore, model: LatentActions) -> EpisodeStore:
     """Returns recordings whose every step is named, whatever actions they came with."""
     space = model.config.space
@@ -85,12 +119,18 @@ def labelled(store: EpisodeStore, model: LatentActions) -> EpisodeStore:
 
 def named(model: LatentActions, store: EpisodeStore, index: int) -> np.ndarray:
     """Returns the packed latent actions `[T k]` of an episode, float64."""
+    told = _told(model, store, index).to(model.codes.device)
+    return model.packed(told).cpu().numpy()
+
+
+def _told(model: LatentActions, store: EpisodeStore, index: int) -> torch.Tensor:
+    """Returns the numbers `[T k]` that are told of an episode's steps."""
     steps, device = store.records[index].total_steps, model.codes.device
     parts = [
-        model.label(torch.from_numpy(np.array(store.observations(index, i, min(i + AT_ONCE, steps) + 1))).to(device))
+        model.tell(torch.from_numpy(np.array(store.observations(index, i, min(i + AT_ONCE, steps) + 1))).to(device))
         for i in range(0, steps, AT_ONCE)
     ]
-    return torch.cat(parts).cpu().numpy()
+    return torch.cat(parts).cpu()
 
 
 def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: int) -> dict | None:
