@@ -27,6 +27,7 @@ from worldsim.files import save_tensors
 
 FORMAT_VERSION = 1
 FILE = "agent.safetensors"
+PATCH, REACHES, HEADS = 4, (1, 2, 4), 4  # pixels; how far patches look around, one after the other; places attended to
 CELLS = 8  # a side, of what a linear agent sees
 
 
@@ -34,20 +35,24 @@ CELLS = 8  # a side, of what a linear agent sees
 class AgentConfig:
     """Sizes of an agent: how many of the last frames it sees, and for how many steps it holds what it chose.
 
-    Without `widths` it is linear in what the frames show.
+    Of width 0 it is linear in what the frames show.
     """
 
     frame_shape: tuple[int, int, int]
     num_actions: int
     window: int = 3
     hold: int = 1
-    widths: tuple[int, ...] = (32, 64)
+    width: int = 32
     hidden: int = 256
     greedy: bool = False  # it takes the likeliest action, or draws one by the odds
 
 
 class Network(nn.Module):
-    """The last frames to the log odds of each action and to what is still to come, in units of `scale`."""
+    """The last frames to the log odds of each action and to what is still to come, in units of `scale`.
+
+    Patches of 4x4 pixels look around themselves, a few of them are attended to (where the player is, say), and what
+    they saw is what counts: to see a thing on the left is one lesson, wherever player and thing stand.
+    """
 
     scale: Tensor  # [], a return's typical size
 
@@ -57,15 +62,18 @@ class Network(nn.Module):
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._make()
+            self._make(config)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
-    def _make(self) -> None:
-        config = self.config
-        height, width, _ = config.frame_shape
-        first, second = config.widths
-        self.patches = nn.Conv2d(3 * config.window, first, 4, stride=4)
-        self.smaller = nn.Conv2d(first, second, 3, stride=2, padding=1)
-        self.hidden = nn.Linear(second * ((height // 4 + 1) // 2) * ((width // 4 + 1) // 2), config.hidden)
+    def _make(self, config: AgentConfig) -> None:
+        height, width = (side // PATCH for side in config.frame_shape[:2])
+        self.patches = nn.Conv2d(3 * PATCH**2 * config.window, config.width, 1)
+        self.around = nn.ModuleList(
+            nn.Conv2d(config.width, config.width, 3, padding=reach, dilation=reach) for reach in REACHES
+        )
+        self.attend = nn.Conv2d(config.width, HEADS, 1)
+        self.position = nn.Parameter(torch.zeros(HEADS, height, width))
+        self.hidden = nn.Linear((HEADS + 1) * config.width, config.hidden)
         self.choice = nn.Linear(config.hidden, config.num_actions)
         self.worth = nn.Linear(config.hidden, 1)
         for head in (self.choice, self.worth):  # at first all actions are alike
@@ -75,10 +83,17 @@ class Network(nn.Module):
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Maps frames `[b t H W 3]` uint8, the newest last, to log odds `[b n]` and worth `[b]`."""
-        h = rearrange(pixels.to_float(seen), "b t rgb H W -> b (t rgb) H W")
-        h = F.silu(self.smaller(F.silu(self.patches(h))))
-        h = F.silu(self.hidden(h.flatten(1)))
-        return self.choice(h), self.worth(h)[:, 0]
+        h, w = self.position.shape[1:]
+        cut = seen[:, :, : PATCH * h, : PATCH * w]
+        folded = rearrange(cut, "b t (h i) (w j) rgb -> b h w (t i j rgb)", i=PATCH, j=PATCH)
+        x = self.patches((folded.float() / 127.5 - 1).permute(0, 3, 1, 2))  # folded as bytes, which is quicker
+        for layer in self.around:
+            x = x + layer(F.silu(x))
+        x = F.silu(x)
+        attention = (self.attend(x) + self.position).flatten(2).softmax(-1)
+        found = torch.einsum("b h s, b c s -> b h c", attention, x.flatten(2))
+        told = F.silu(self.hidden(torch.cat((found.flatten(1), x.amax((2, 3))), 1)))
+        return self.choice(told).float(), self.worth(told)[:, 0].float()
 
 
 class Linear(nn.Module):
@@ -181,7 +196,7 @@ class Agent:
                 raise ValueError("weights that are not those that were saved")
             sizes: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in text["config"].items()}
             config = AgentConfig(**sizes)
-            network = Network(config) if config.widths else Linear(config)
+            network = Network(config) if config.width else Linear(config)
             network.load_state_dict(tensors)
             return cls(
                 network, space_from_json(text["action_space"]), np.array(text["table"]), text["facts"], greedy, seed

@@ -101,7 +101,7 @@ class Population:
     def __init__(self, how: Evolution, world: WorldModel, starts: Moments, seed: int):
         self.how, self.world, self.starts, self.seed = how, world, starts, seed
         config = AgentConfig(
-            tuple(world.info.frame_shape), len(world.action_codec.table), how.window, how.hold, (), greedy=True
+            tuple(world.info.frame_shape), len(world.action_codec.table), how.window, how.hold, width=0, greedy=True
         )
         self.network = Linear(config).to(world.device)
         self.shape = self.network.choice.weight.shape

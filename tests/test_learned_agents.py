@@ -58,7 +58,7 @@ def share(learner, action):
 
 
 def test_imagination_finds_the_action_that_pays():
-    learner, told = taught(FakeWorld(end=0.0), 25, learning_rate=3e-3)
+    learner, told = taught(FakeWorld(end=0.0), 25)
     assert told[-1]["reward"] > told[0]["reward"] + 0.8  # 1.5 and luck by chance, 3 and luck at best
     assert share(learner, 3) > 0.9
 
@@ -153,7 +153,7 @@ class Slow:
     """Counts its updates; the third is its best."""
 
     def __init__(self):
-        self.network, self.updates = Linear(AgentConfig(SHAPE, 4, 1, widths=())), 0
+        self.network, self.updates = Linear(AgentConfig(SHAPE, 4, 1, width=0)), 0
 
     def update(self):
         self.updates += 1
