@@ -46,6 +46,7 @@ LATE = (
     "ale_py",
     "minari",
     "h5py",
+    "pyarrow",
 )
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
 

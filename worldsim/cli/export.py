@@ -1,4 +1,4 @@
-"""`worldsim export`: a data folder becomes a Minari data set, or some of its episodes a film.
+"""`worldsim export`: a data folder becomes a Minari or LeRobot data set, or some of its episodes a film.
 
 Here as the counterpart of `worldsim import`. Leaves out uploading (`minari upload`).
 """
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from worldsim.cli.data import open_data
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.importer import check_whole
+from worldsim.data.lerobot_sets import export_lerobot
 from worldsim.data.minari_sets import export_minari
 from worldsim.play.video import FORMATS, VideoWriter
 
@@ -23,10 +24,16 @@ def main(config: DictConfig) -> int:
     check_whole("episodes", config.episodes, 1)
     if Path(out).suffix in FORMATS:
         return _film(store, Path(out), min(config.episodes or 1, len(store)))
+    if config.format not in (None, "lerobot"):
+        raise ValueError(f"expected format=lerobot or none, found {config.format}; out= says the others")
     if config.episodes is not None:
         raise ValueError(f"expected episodes= for a film ({', '.join(FORMATS)}), found out={out}, which takes all")
     with tqdm(total=store.num_frames, desc="export", unit="frame", disable=None) as bar:
-        folder = export_minari(store, out, lambda frames: bar.update(frames - bar.n))
+        update = lambda frames: bar.update(frames - bar.n)  # noqa: E731
+        if config.format == "lerobot":
+            folder = export_lerobot(store, Path(out), update)
+        else:
+            folder = export_minari(store, out, update)
     print(f"{out}: {len(store)} episodes, {store.num_frames} frames, in {folder}")
     return 0
 

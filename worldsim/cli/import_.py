@@ -1,4 +1,4 @@
-"""`worldsim import`: a video, pictures, HDF5 files, or a Minari data set becomes a data folder.
+"""`worldsim import`: a video, pictures, HDF5 files, a LeRobot or a Minari data set becomes a data folder.
 
 Here as the place that tells them apart; its name has an underscore because `import` is a word of Python's.
 Leaves out recording (`worldsim record`) and the way back to Minari (`worldsim export`).
@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.hdf5_files import find_hdf5_files
-from worldsim.data.importer import import_frames, import_hdf5, import_shifted
+from worldsim.data.importer import import_frames, import_hdf5, import_lerobot, import_shifted
 from worldsim.data.index import FACTS
+from worldsim.data.lerobot_sets import is_lerobot
 from worldsim.data.minari_sets import import_minari, is_minari_id
 
 
@@ -47,6 +48,12 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
         return import_shifted(path, out, config.shift, progress)
     if config.shift != 0:
         raise ValueError(f"expected shift= with a data folder, found {source}; import it, then shift that")
+    if path.is_dir() and is_lerobot(path):
+        if actions is not None or config.fps is not None or any(config.arrays.values()):
+            raise ValueError(f"expected no actions=, fps= or arrays. with the LeRobot data set {source}, found one")
+        return import_lerobot(path, out, config.camera, config.size, config.max_episode_steps, progress)
+    if config.camera is not None:
+        raise ValueError(f"expected camera= with a LeRobot data set, found {source}")
     if path.exists() and find_hdf5_files(path):
         if actions is not None:
             raise ValueError(f"expected arrays.actions= instead of actions= for the HDF5 files of {source}")

@@ -34,6 +34,7 @@ from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWr
 from worldsim.data.frame_files import Miscount, Take, find_files, open_takes
 from worldsim.data.hdf5_files import find_hdf5_files, read_hdf5
 from worldsim.data.index import FACTS, EpisodeRecord, check_continues
+from worldsim.data.lerobot_sets import read_lerobot
 from worldsim.data.recorder import DEFAULT_FPS
 from worldsim.data.shards import sync_folder
 
@@ -140,6 +141,24 @@ def import_hdf5(
     layout = make_layout(known) if known else ActionLayout(None, [])
     rate = given_fps or takes[0].fps or DEFAULT_FPS
     return _write_takes(source, out, takes, files, layout, rate, size, max_episode_steps, progress)
+
+
+def import_lerobot(
+    source: Path,
+    out: Path,
+    camera: str | None = None,
+    size: int | None = 64,
+    max_episode_steps: int | None = 1000,
+    progress: Callable[[int, int], Any] = lambda frames, total: None,
+) -> int:
+    """Imports a LeRobot data set, see `lerobot_sets`; returns how many frames were new in `out`.
+
+    Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
+    """
+    check_whole("size", size, 8)
+    check_whole("max_episode_steps", max_episode_steps, 1)
+    takes, files, fps = read_lerobot(source, camera)
+    return _write_takes(source, out, takes, files, make_layout(files), fps, size, max_episode_steps, progress)
 
 
 def import_shifted(
