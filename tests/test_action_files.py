@@ -1,5 +1,7 @@
 """Action files: what columns make of an action space, a packed action and a keymap."""
 
+import json
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -99,3 +101,33 @@ def test_keys_and_mouse_of_the_columns_play_the_world(tmp_path):
 def test_a_mouse_within_one_moves_as_in_the_games_that_ship(tmp_path):
     layout, _ = layout_of(tmp_path, "mouse_x\n-0.5\n1.0\n")
     assert layout.keymap()["mouse"] == [{"axis": "x", "component": 0, "scale": 0.05}]
+
+
+def pretraining(keys, buttons, dx, dy):
+    """A line as Video PreTraining's contractors recorded it."""
+    mouse = {"x": 640.0, "y": 360.0, "dx": dx, "dy": dy, "scaledX": 0.0, "dwheel": 0.0, "buttons": buttons}
+    keyboard = {"keys": [f"key.keyboard.{key}" for key in keys], "newKeys": [], "chars": ""}
+    return json.dumps({"mouse": mouse, "keyboard": keyboard, "hotbar": 0, "tick": 7, "isGuiOpen": False})
+
+
+def test_recordings_of_video_pretraining_are_read_as_they_are_published(tmp_path):
+    lines = [pretraining(["w", "left.control"], [0], -12.5, 3.0), pretraining(["space"], [1], 0.0, 0.0)]
+    path = tmp_path / "cheeky-cornflower.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    file = read_actions(path)
+    layout = make_layout([file])
+    packed = layout.pack(file)
+    names = [column.name for column in layout.columns]
+    assert isinstance(layout.space, spaces.Dict) and layout.space.contains(unpack(layout.space, packed[0]))
+    held = [{name for name, x in zip(names, row, strict=True) if x} for row in packed]
+    assert held == [{"mouse_x", "mouse_y", "w", "left_ctrl", "mouse_left"}, {"space", "mouse_right"}]
+    assert packed[0][names.index("mouse_x")] == -12.5
+    keys = {key for binding in layout.keymap()["bindings"] for key in binding["keys"]}
+    assert {"w", "space", "left shift", "left ctrl", "1", "mouse left"} <= keys
+
+
+def test_a_line_of_video_pretraining_without_its_mouse_is_named(tmp_path):
+    path = tmp_path / "torn.jsonl"
+    path.write_text('{"mouse": {"dx": 1}, "keyboard": {"keys": []}}\n')
+    with pytest.raises(ValueError, match=r"in line 1 of .*torn\.jsonl"):
+        read_actions(path)

@@ -20,6 +20,12 @@ from typing import Any
 import numpy as np
 
 UNNAMED = "action"  # of a lone column
+PRETRAINING_KEYS = {  # the keys that Minecraft knows, by the names of our columns
+    **{key: key for key in "wasdeqf123456789"},
+    "space": "space",
+    "left_shift": "left_shift",
+    "left_ctrl": "left_control",
+}
 
 
 def _read_text(path: Path) -> str:
@@ -98,6 +104,8 @@ def read_jsonl(path: Path) -> dict[str, np.ndarray]:
             row = json.loads(text)
         except ValueError as error:
             raise ValueError(f"expected JSON in line {line} of {path}, found {text[:40]!r} ({error})") from None
+        if isinstance(row, dict) and isinstance(row.get("keyboard"), dict) and isinstance(row.get("mouse"), dict):
+            row = _pretraining(path, line, row)
         if not isinstance(row, dict):
             row = {f"column {i}": x for i, x in enumerate(row)} if isinstance(row, list) else {UNNAMED: row}
         if not all(isinstance(value, (bool, int, float)) for value in row.values()):
@@ -106,6 +114,20 @@ def read_jsonl(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"expected {', '.join(rows[0])} in line {line} of {path}, found {', '.join(row)}")
         rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def _pretraining(path: Path, line: int, row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row of Minecraft play as Baker et al. 2022 (Video PreTraining) publish it: what is held, as columns."""
+    try:
+        keys = {key.removeprefix("key.keyboard.").replace(".", "_") for key in row["keyboard"]["keys"]}
+        buttons, moved = {int(x) for x in row["mouse"]["buttons"]}, [float(row["mouse"][x]) for x in ("dx", "dy")]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"expected keyboard keys, mouse buttons, dx and dy in line {line} of {path}: {error}"
+        ) from None
+    held = {name: int(key in keys) for name, key in PRETRAINING_KEYS.items()}
+    held |= {f"mouse_{name}": int(i in buttons) for i, name in enumerate(("left", "right", "middle"))}
+    return held | dict(zip(("mouse_x", "mouse_y"), moved, strict=True))
 
 
 def read_npy(path: Path) -> dict[str, np.ndarray]:
