@@ -47,6 +47,7 @@ LATE = (
     "minari",
     "h5py",
     "pyarrow",
+    "mcap",
 )
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
 

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.hdf5_files import find_hdf5_files
-from worldsim.data.importer import import_frames, import_hdf5, import_lerobot, import_shifted
+from worldsim.data.importer import import_frames, import_hdf5, import_lerobot, import_mcap, import_shifted
 from worldsim.data.index import FACTS
 from worldsim.data.lerobot_sets import is_lerobot
+from worldsim.data.mcap_files import find_mcap_files
 from worldsim.data.minari_sets import import_minari, is_minari_id
 
 
@@ -60,6 +61,10 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
         return import_hdf5(path, out, config.arrays, config.fps, config.size, config.max_episode_steps, progress)
     if any(config.arrays.values()):
         raise ValueError(f"expected arrays. with HDF5 files, found {source}")
+    if path.exists() and find_mcap_files(path):
+        if actions is not None:
+            raise ValueError(f"expected no actions= for the desktop recordings of {source}, which have their own")
+        return import_mcap(path, out, config.fps, config.size, config.max_episode_steps, progress, tqdm.write)
     if path.exists():
         return import_frames(
             path, out, actions, config.fps, config.size, config.max_episode_steps, progress, tqdm.write

@@ -35,6 +35,7 @@ from worldsim.data.frame_files import Miscount, Take, find_files, open_takes
 from worldsim.data.hdf5_files import find_hdf5_files, read_hdf5
 from worldsim.data.index import FACTS, EpisodeRecord, check_continues
 from worldsim.data.lerobot_sets import read_lerobot
+from worldsim.data.mcap_files import find_mcap_files, read_mcap
 from worldsim.data.recorder import DEFAULT_FPS
 from worldsim.data.shards import sync_folder
 
@@ -159,6 +160,29 @@ def import_lerobot(
     check_whole("max_episode_steps", max_episode_steps, 1)
     takes, files, fps = read_lerobot(source, camera)
     return _write_takes(source, out, takes, files, make_layout(files), fps, size, max_episode_steps, progress)
+
+
+def import_mcap(
+    source: Path,
+    out: Path,
+    fps: float | None = None,
+    size: int | None = 64,
+    max_episode_steps: int | None = 1000,
+    progress: Callable[[int, int], Any] = lambda frames, total: None,
+    say: Callable[[str], Any] = print,
+) -> int:
+    """Imports a desktop recording (OWAMcap) or a folder of them, see `mcap_files`; returns how many frames were new.
+
+    Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
+    """
+    check_whole("size", size, 8)
+    check_whole("max_episode_steps", max_episode_steps, 1)
+    given_fps = None if fps is None else check_fps(fps)
+    takes, read = read_mcap(find_mcap_files(source), given_fps)
+    files = [match(take, file) for take, file in zip(takes, read, strict=True)]
+    _say_aligned(takes, read, say)
+    layout = make_layout([file for file in files if file]) if read[0].columns else ActionLayout(None, [])
+    return _write_takes(source, out, takes, files, layout, given_fps, size, max_episode_steps, progress)
 
 
 def import_shifted(
