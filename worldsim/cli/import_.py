@@ -39,6 +39,7 @@ def main(config: DictConfig) -> int:
 
 def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     path, actions = Path(source), None if config.actions is None else Path(str(config.actions))
+    shape = {key: config[key] for key in ("size", "max_episode_steps", "frame_skip", "crop")}
     if (path / FACTS).exists():
         if config.shift == 0:
             raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
@@ -52,27 +53,27 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     if path.is_dir() and is_lerobot(path):
         if actions is not None or config.fps is not None or any(config.arrays.values()):
             raise ValueError(f"expected no actions=, fps= or arrays. with the LeRobot data set {source}, found one")
-        return import_lerobot(path, out, config.camera, config.size, config.max_episode_steps, progress)
+        return import_lerobot(path, out, config.camera, progress, **shape)
     if config.camera is not None:
         raise ValueError(f"expected camera= with a LeRobot data set, found {source}")
     if path.exists() and find_hdf5_files(path):
         if actions is not None:
             raise ValueError(f"expected arrays.actions= instead of actions= for the HDF5 files of {source}")
-        return import_hdf5(path, out, config.arrays, config.fps, config.size, config.max_episode_steps, progress)
+        return import_hdf5(path, out, config.arrays, config.fps, progress, **shape)
     if any(config.arrays.values()):
         raise ValueError(f"expected arrays. with HDF5 files, found {source}")
     if path.exists() and find_mcap_files(path):
         if actions is not None:
             raise ValueError(f"expected no actions= for the desktop recordings of {source}, which have their own")
-        return import_mcap(path, out, config.fps, config.size, config.max_episode_steps, progress, tqdm.write)
+        return import_mcap(path, out, config.fps, progress, tqdm.write, **shape)
     if path.exists():
-        return import_frames(
-            path, out, actions, config.fps, config.size, config.max_episode_steps, progress, tqdm.write
-        )
+        return import_frames(path, out, actions, config.fps, progress, tqdm.write, **shape)
     if not is_minari_id(source):
         raise ValueError(
             f"expected source= to be a video, a folder or a Minari id (name-v0), found nothing at {source}"
         )
+    if config.crop is not None or config.frame_skip != 1:
+        raise ValueError(f"expected crop= and frame_skip= with videos, pictures and recordings, found {source}")
     if actions is not None:
         raise ValueError(f"expected no actions= for the Minari data set {source}, which has its own, found {actions}")
     return import_minari(source, out, config.fps, config.size, progress)

@@ -42,6 +42,7 @@ class Take:
     rate: float | None = None  # the same, exactly as the time stamps have it: 29.97003 where fps is 29.97
     times: np.ndarray | None = None  # seconds [n] of the decoded frames; None where they are constant
     pictures: tuple[Path, ...] = ()
+    crop: tuple[int, int, int, int] | None = None  # x, y, width, height of what is kept of a frame
 
     @property
     def is_resampled(self) -> bool:
@@ -56,9 +57,20 @@ class Take:
 
         Raises ValueError naming a damaged file, and Miscount at the end of a video that has other than `slots`.
         """
-        decoded = _read_pictures(self.pictures) if self.pictures else _read_video(self.path, len(self.slots), size)
+        decoded: Iterator[np.ndarray]
+        if self.pictures:
+            decoded = map(self.cut, _read_pictures(self.pictures))
+        else:
+            decoded = _read_video(self.path, len(self.slots), size, self.crop)
         repeats = np.diff(self.slots, append=self.num_frames).tolist()  # 0 where the next one is shown as early
         return (frame for frame, count in zip(decoded, repeats, strict=True) for _ in range(count))
+
+    def cut(self, frame: np.ndarray) -> np.ndarray:
+        """Returns what is kept of a frame `[H W 3]`."""
+        if self.crop is None:
+            return frame
+        x, y, width, height = self.crop
+        return frame[y : y + height, x : x + width]
 
 
 def find_files(source: Path) -> list[Path]:
@@ -148,10 +160,13 @@ def _check_ended(path: Path, code: int, errors: IO[bytes], num_frames: int) -> N
         raise ValueError(f"{path} is damaged or no video after {num_frames} frames: {reason}")
 
 
-def _read_video(path: Path, num_frames: int, size: int | None) -> Iterator[np.ndarray]:
-    """Yields frames that ffmpeg has made RGB of 8 bits, and smaller where they are larger than `size`."""
+def _read_video(
+    path: Path, num_frames: int, size: int | None, crop: tuple[int, int, int, int] | None = None
+) -> Iterator[np.ndarray]:
+    """Yields frames that ffmpeg has cropped, made RGB of 8 bits, and smaller where they are larger than `size`."""
     sides = "" if size is None else f"w='min(iw,{size})':h='min(ih,{size})':"
-    filters = ["-vf", f"scale={sides}{SCALE},format=rgb24,settb=1,setpts=N", "-enc_time_base", "1:1"]
+    cut = "" if crop is None else "crop={2}:{3}:{0}:{1}:exact=1,".format(*crop)
+    filters = ["-vf", f"{cut}scale={sides}{SCALE},format=rgb24,settb=1,setpts=N", "-enc_time_base", "1:1"]
     command, count = _ffmpeg(path, *filters, "-f", "image2pipe", "-c:v", "ppm"), 0
     with (
         tempfile.TemporaryFile() as errors,

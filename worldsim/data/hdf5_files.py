@@ -43,9 +43,9 @@ class Hdf5Take(Take):
             for start in range(0, self.num_frames, AT_ONCE):
                 stop = min(start + AT_ONCE, self.num_frames)
                 if self.array is not None:
-                    yield from file[self.array][start:stop]
+                    yield from map(self.cut, file[self.array][start:stop])
                 else:
-                    yield from (file[f"frame_{i}_x"][:][..., ::-1] for i in range(start, stop))
+                    yield from (self.cut(file[f"frame_{i}_x"][:][..., ::-1]) for i in range(start, stop))
 
 
 def find_hdf5_files(source: Path) -> list[Path]:

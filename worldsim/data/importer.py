@@ -38,8 +38,26 @@ from worldsim.data.lerobot_sets import read_lerobot
 from worldsim.data.mcap_files import find_mcap_files, read_mcap
 from worldsim.data.recorder import DEFAULT_FPS
 from worldsim.data.shards import sync_folder
+from worldsim.data.thinning import check_crop, thin
 
 RESIZED_AT_ONCE = 64  # frames; as floats they take four times their bytes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What becomes of the frames of an import, whatever their format."""
+
+    size: int | None = 64  # they become size x size, whatever their aspect ratio; None leaves them as they are
+    max_episode_steps: int | None = 1000  # longer takes are cut, the frame at the cut kept on both sides
+    frame_skip: int = 1  # of so many frames one is kept
+    crop: Any = None  # [x, y, width, height] that is kept of a frame, before it is resized
+
+    def __post_init__(self):
+        check_whole("size", self.size, 8)
+        check_whole("max_episode_steps", self.max_episode_steps, 1)
+        if self.frame_skip is None:
+            raise ValueError("expected frame_skip to be a whole number of at least 1, found null")
+        check_whole("frame_skip", self.frame_skip, 1)
 
 
 @dataclass(frozen=True)
@@ -58,20 +76,18 @@ def import_frames(
     out: Path,
     actions: Path | None = None,
     fps: float | None = None,
-    size: int | None = 64,
-    max_episode_steps: int | None = 1000,
     progress: Callable[[int, int], Any] = lambda frames, total: None,
     say: Callable[[str], Any] = print,
+    **shape: Any,
 ) -> int:
     """Imports a video, a folder of videos, or a folder of pictures; returns how many frames were new in `out`.
 
-    `actions` is a file, or for a folder of videos a folder of files of the same names. Frames are resized to `size x
-    size` whatever their aspect ratio, or stay as they are. `progress` hears how many frames of how many are done.
+    `actions` is a file, or for a folder of videos a folder of files of the same names. `shape` are the fields of
+    `Shape`. `progress` hears how many frames of how many are done.
     `say` hears in a line each what was decided: columns left out, a variable rate made constant. Raises ValueError
     (one sentence) for what is damaged or does not fit; then nothing was written.
     """
-    check_whole("size", size, 8)
-    check_whole("max_episode_steps", max_episode_steps, 1)
+    wanted = Shape(**shape)
     given_fps = None if fps is None else check_fps(fps)
     paths = find_files(source)  # actions first: videos take longer
     files = [None] * len(paths) if actions is None else [*map(read_actions, find_action_files(actions, source, paths))]
@@ -80,9 +96,8 @@ def import_frames(
     def run(decode: bool) -> int:
         takes = open_takes(paths, given_fps, decode)
         matched = [match(take, file) for take, file in zip(takes, files, strict=False)]
-        layout = ActionLayout(None, []) if actions is None else make_layout([file for file in matched if file])
         _say_aligned(takes, files, say)
-        return _write_takes(source, out, takes, matched, layout, given_fps, size, max_episode_steps, progress)
+        return _write_takes(source, out, takes, matched, given_fps, wanted, progress)
 
     # The container's word costs nothing, and is found out at the end; what is appended to a whole folder stays there.
     decode = (out / FACTS).exists()
@@ -99,19 +114,25 @@ def _write_takes(
     out: Path,
     takes: Sequence[Take],
     files: Sequence[ActionFile | None],
-    layout: ActionLayout,
     fps: float | None,
-    size: int | None,
-    max_episode_steps: int | None,
+    shape: Shape,
     progress: Callable[[int, int], Any],
 ) -> int:
     """Writes takes and what their action files say of them; returns how many frames were new."""
-    labelled = [label(*pair, layout, max_episode_steps) for pair in zip(takes, files, strict=True)]
+    crop, skip, size = check_crop(shape.crop, takes), shape.frame_skip, shape.size
+    cropped = [replace(take, crop=crop) for take in takes]
+    finals = [
+        _final_frames(file, take.num_frames) if file else frozenset() for take, file in zip(takes, files, strict=True)
+    ]
+    pairs = [thin(*part, skip) for part in zip(cropped, files, finals, strict=True)]
+    known = [file for _, file in pairs if file is not None and file.names]
+    layout = make_layout(known) if known else ActionLayout(None, [])
+    labelled = [label(take, file, layout, shape.max_episode_steps) for take, file in pairs]
     info = DatasetInfo(
         game=source.resolve().stem,
-        observation_shape=next(takes[0].frames()).shape if size is None else (size, size, 3),
+        observation_shape=next(cropped[0].frames()).shape if size is None else (size, size, 3),
         action_space=layout.space,
-        fps=fps or common_fps(takes),
+        fps=(fps or common_fps(takes)) / skip,
         keymap=layout.keymap(),
         has_rewards=labelled[0].rewards is not None,
     )
@@ -125,64 +146,55 @@ def import_hdf5(
     out: Path,
     arrays: Mapping[str, str | None],
     fps: float | None = None,
-    size: int | None = 64,
-    max_episode_steps: int | None = 1000,
     progress: Callable[[int, int], Any] = lambda frames, total: None,
+    **shape: Any,
 ) -> int:
     """Imports an HDF5 file or a folder of them, see `hdf5_files`; returns how many frames were new in `out`.
 
     Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
     """
-    check_whole("size", size, 8)
-    check_whole("max_episode_steps", max_episode_steps, 1)
+    wanted = Shape(**shape)
     given_fps = None if fps is None else check_fps(fps)
     pairs = [read_hdf5(path, arrays, given_fps) for path in find_hdf5_files(source)]
     takes, files = [take for take, _ in pairs], [file for _, file in pairs]
-    known = [file for file in files if file is not None]
-    layout = make_layout(known) if known else ActionLayout(None, [])
     rate = given_fps or takes[0].fps or DEFAULT_FPS
-    return _write_takes(source, out, takes, files, layout, rate, size, max_episode_steps, progress)
+    return _write_takes(source, out, takes, files, rate, wanted, progress)
 
 
 def import_lerobot(
     source: Path,
     out: Path,
     camera: str | None = None,
-    size: int | None = 64,
-    max_episode_steps: int | None = 1000,
     progress: Callable[[int, int], Any] = lambda frames, total: None,
+    **shape: Any,
 ) -> int:
     """Imports a LeRobot data set, see `lerobot_sets`; returns how many frames were new in `out`.
 
     Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
     """
-    check_whole("size", size, 8)
-    check_whole("max_episode_steps", max_episode_steps, 1)
+    wanted = Shape(**shape)
     takes, files, fps = read_lerobot(source, camera)
-    return _write_takes(source, out, takes, files, make_layout(files), fps, size, max_episode_steps, progress)
+    return _write_takes(source, out, takes, files, fps, wanted, progress)
 
 
 def import_mcap(
     source: Path,
     out: Path,
     fps: float | None = None,
-    size: int | None = 64,
-    max_episode_steps: int | None = 1000,
     progress: Callable[[int, int], Any] = lambda frames, total: None,
     say: Callable[[str], Any] = print,
+    **shape: Any,
 ) -> int:
     """Imports a desktop recording (OWAMcap) or a folder of them, see `mcap_files`; returns how many frames were new.
 
     Raises ValueError (one sentence) for what is damaged or does not fit; then nothing was written.
     """
-    check_whole("size", size, 8)
-    check_whole("max_episode_steps", max_episode_steps, 1)
+    wanted = Shape(**shape)
     given_fps = None if fps is None else check_fps(fps)
     takes, read = read_mcap(find_mcap_files(source), given_fps)
     files = [match(take, file) for take, file in zip(takes, read, strict=True)]
     _say_aligned(takes, read, say)
-    layout = make_layout([file for file in files if file]) if read[0].columns else ActionLayout(None, [])
-    return _write_takes(source, out, takes, files, layout, given_fps, size, max_episode_steps, progress)
+    return _write_takes(source, out, takes, files, given_fps, wanted, progress)
 
 
 def import_shifted(

@@ -48,7 +48,7 @@ class Pictures(Take):
         """Yields the frames, uint8 `[H W 3]`."""
         for path in self.tables:
             for cell in _table(path, [self.column])[self.column]:
-                yield iio.imread(cell["bytes"])[..., :3]
+                yield self.cut(iio.imread(cell["bytes"])[..., :3])
 
 
 def is_lerobot(source: Path) -> bool:
