@@ -37,16 +37,16 @@ def walk(steps, seed):
     return frames, ways
 
 
-def recording(folder, episodes=4, steps=40, actions=True):
+def recording(folder, episodes=4, steps=40, actions=True, seed=0):
     space = gym.spaces.Discrete(len(WAYS)) if actions else None
     bindings = [{"keys": [key], "set": {"0": i + 1}} for i, key in enumerate("swda")]
     keymap = {"rest": [0], "bindings": bindings, "mouse": []} if actions else None
     info = DatasetInfo("walk", (SIDE, SIDE, 3), space, 15.0, keymap, has_rewards=False)
     with EpisodeWriter(folder, info) as writer:
-        for seed in range(episodes):
-            frames, ways = walk(steps, seed)
+        for number in range(seed, seed + episodes):
+            frames, ways = walk(steps, number)
             taken = ways[:, None].astype(float) if actions else None
-            writer.append(Episode(frames, taken, None, False, True, seed, "x"))
+            writer.append(Episode(frames, taken, None, False, True, number, "x"))
     return EpisodeStore(folder)
 
 
@@ -266,6 +266,9 @@ def test_a_world_of_a_video_nobody_labelled_is_played_by_codes(codes, space, tmp
     frames = torch.from_numpy(walk(5, 0)[0])
     assert torch.equal(again.latent.label(frames), world.latent.label(frames))
     assert json.loads((out / "run.json").read_text())["latent"][0]["codes"] == codes
+    recording(tmp_path / "test", episodes=2, actions=codes == 0, seed=50)
+    quick = ["quick=true", "starts=2", f"out={tmp_path / 'eval'}"]
+    assert main(["eval", f"world={out / 'world'}", f"data={tmp_path / 'test'}", *quick]) == 0
     assert main(["train", f"data={tmp_path / 'data'}", f"out={out}", *tiny[:2]]) == 2
     assert "expected" in capsys.readouterr().err
 

@@ -31,6 +31,7 @@ from worldsim.evaluation.report import report
 from worldsim.evaluation.subject import Dream, Subject
 from worldsim.evaluation.verdict import verdicts
 from worldsim.files import write_json, write_text
+from worldsim.pipeline.latent_actions import labelled
 from worldsim.world_model import WorldModel
 
 FILMS, FRAMES = 3, 64  # in the report
@@ -51,12 +52,12 @@ def main(config: DictConfig) -> int:
     """Writes `metrics.json`, `times.json` and `report.html`, and prints the verdicts."""
     if not isinstance(config.quick, bool):
         raise ValueError(f"expected quick=true or quick=false, found {config.quick}")
-    store = open_data(config.data)
-    name, subject, episodes = _subject(config, store)
+    native = open_data(config.data)
+    name, subject, store, episodes = _subject(config, native)
     say = lambda text: print(f"eval: {text}", file=sys.stderr, flush=True)  # noqa: E731
     out = Path(str(config.out))
     parts = Parts(out / "parts.json", _facts(config, subject, store, episodes), say)
-    known = _knowledge(config, store)
+    known = _knowledge(config, store, store is native)
     metrics, times = measure(subject, store, episodes, known, config.starts, config.quick, parts)
     films = [filmed(subject, store, index, FRAMES) for index in episodes[:FILMS]]
     write_json(out / "metrics.json", metrics)
@@ -69,14 +70,15 @@ def main(config: DictConfig) -> int:
     return 0
 
 
-def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, list[int]]:
-    """Returns the name of what is measured, it, and the episodes it is measured on."""
+def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, EpisodeStore, list[int]]:
+    """Returns the name of what is measured, it, the recordings with its actions, and the episodes among them."""
     name, count = str(config.world), config.episodes
     if count is None:
         count = 6 if config.quick else 20
     if ":" not in name:
         world = bundle.load(name, config.device, config.steps)
-        return world.info.name, Dream(world), held_out(world, store, count)
+        store = _named(world, store)
+        return world.info.name, Dream(world), store, held_out(world, store, count)
     module, _, attribute = name.partition(":")
     try:
         make = getattr(import_module(module), attribute)
@@ -89,7 +91,7 @@ def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, lis
             f"expected {name} to return something with window, reset and step (worldsim.evaluation.subject.Subject), "
             f"found no {missing[0]}"
         )
-    return name, subject, spread(store, list(range(len(store))), subject.window, count)
+    return name, subject, store, spread(store, list(range(len(store))), subject.window, count)
 
 
 def _facts(config: DictConfig, subject: Subject, store: EpisodeStore, episodes: list[int]) -> dict[str, Any]:
@@ -110,8 +112,18 @@ def _fingerprint(world: WorldModel) -> str:
     return digest.hexdigest()
 
 
-def _knowledge(config: DictConfig, store: EpisodeStore) -> Knowledge:
+def _named(world: WorldModel, store: EpisodeStore) -> EpisodeStore:
+    """Returns recordings with the actions that a world takes: where these are latent, as it names them."""
+    if world.latent is None or store.info.action_space == world.info.action_space:
+        return store
+    return labelled(store, world.latent)
+
+
+def _knowledge(config: DictConfig, store: EpisodeStore, native: bool) -> Knowledge:
+    """Returns what is known of a game; of one that is played by latent actions only what frames show."""
     game = store.info.game
+    if not native:
+        return Knowledge(None, PROBES.get(game), COMPARISONS.get(game), None)
     away = EXCURSIONS.get(game)
     excursion = (np.array(away[0], np.float64), np.array(away[1], np.float64)) if away else None
     return Knowledge(
