@@ -48,6 +48,8 @@ LATE = (
     "h5py",
     "pyarrow",
     "mcap",
+    "mss",
+    "pynput",
 )
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
 

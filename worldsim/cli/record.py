@@ -31,6 +31,8 @@ def main(config: DictConfig) -> int:
     for key, least in (("frames", 1), ("num_envs", 1), ("seed", 0), ("max_episode_steps", 1)):
         _check_whole(key, config[key], least)
     policy_name = str(config.policy)
+    if str(config.game.get("_target_")).endswith("ScreenGame"):
+        return _record_screen(config, policy_name)
     if policy_name == "human" and config.num_envs != 1:
         raise ValueError(f"expected num_envs=1 with policy=human, found num_envs={config.num_envs}")
     if policy_name != "human" and agent_folder(policy_name) is None:
@@ -43,6 +45,21 @@ def main(config: DictConfig) -> int:
     finally:
         torch.set_num_threads(threads)
         env.close()
+    return 0
+
+
+def _record_screen(config: DictConfig, policy_name: str) -> int:
+    """Records a game on the screen, which a person plays."""
+    if policy_name != "human" or config.num_envs != 1:
+        raise ValueError("expected policy=human and num_envs=1 with game=screen, which a person plays")
+    game, out = instantiate(config.game, _convert_="all"), Path(config.out)
+    with tqdm(total=config.frames, unit="frame", desc="record") as bar:
+        update = lambda frames: bar.update(frames - bar.n)  # noqa: E731
+        pace = game.record(out, config.frames, config.max_episode_steps, update, tqdm.write)
+    store = EpisodeStore(out)
+    print(f"{out}: {len(store)} episodes, {store.num_frames} frames; {pace.in_words()}")
+    if held := holds.in_words(store):
+        print(held)
     return 0
 
 

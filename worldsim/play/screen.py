@@ -1,0 +1,365 @@
+"""Any game on the screen as the recorder's: frames of a window or region, and what keyboard and mouse did between them.
+
+Here because most games are no environments. Frames come by `mss`, keys and mouse by `pynput` (the extra `screen`).
+Leaves out sound, and games that hold the pointer in place: their mouse is not seen to move.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from worldsim import pixels
+from worldsim.data.action_files import AXIS, KEY, ActionLayout, Column
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
+from worldsim.data.importer import write_import
+from worldsim.data.index import FACTS, read_info
+
+FARTHEST = 200.0  # pixels that the mouse is seen to move in a frame, each way
+START, END, STOP = "f8", "f9", "f10"
+NAMES = {  # pynput's names of keys to pygame's
+    **{f"{key}{side}": f"left {key}" for key in ("shift", "ctrl", "alt") for side in ("", "_l")},
+    **{f"{key}_r": f"right {key}" for key in ("shift", "ctrl", "alt")},
+    **{"alt_gr": "right alt", "enter": "return", "esc": "escape"},
+}
+
+
+class Inputs(Protocol):
+    """What keyboard and mouse do, from another thread."""
+
+    def start(self, heard: Callable[[str, bool], None], moved: Callable[[float, float], None]) -> None: ...
+
+    # heard(key, down) for keys and "mouse left", ...; moved(x, y) for where the pointer is, in pixels
+
+    def stop(self) -> None: ...
+
+
+class Held:
+    """What was held or tapped since the last frame, and how far the mouse went; nothing between two frames is lost."""
+
+    def __init__(self, keys: tuple[str, ...], mouse: bool):
+        self._keys, self._mouse, self._lock = keys, mouse, threading.Lock()
+        self._down: set[str] = set()
+        self._tapped: set[str] = set()
+        self._way = np.zeros(2)
+        self._place: np.ndarray | None = None
+        self._asked: list[str] = []
+
+    def heard(self, key: str, down: bool) -> None:
+        """Takes in a key that went down or up."""
+        with self._lock:
+            if down and key not in self._down:
+                self._asked += [key] if key in (START, END, STOP) else []
+                self._tapped.add(key)
+            (self._down.add if down else self._down.discard)(key)
+
+    def moved(self, x: float, y: float) -> None:
+        """Takes in where the pointer is."""
+        with self._lock:
+            place = np.array([x, y], float)
+            self._way += 0 if self._place is None else place - self._place
+            self._place = place
+
+    def take(self) -> np.ndarray:
+        """Returns the packed action since the last call: the mouse's way where it counts, then the keys."""
+        with self._lock:
+            way = np.clip(self._way, -FARTHEST, FARTHEST) if self._mouse else np.zeros(0)
+            row = np.concatenate((way, [float(key in self._down | self._tapped) for key in self._keys]))
+            self._tapped, self._way = set(), np.zeros(2)
+        return row
+
+    def asked(self) -> list[str]:
+        """Returns the hotkeys pressed since the last call."""
+        with self._lock:
+            found, self._asked = self._asked, []
+        return found
+
+
+def layout_of(keys: tuple[str, ...], mouse: bool) -> ActionLayout:
+    """Returns the action of so many keys, and of the mouse where it counts."""
+    columns = [Column(name, AXIS, FARTHEST) for name in ("mouse_x", "mouse_y")] if mouse else []
+    columns += [Column(key, KEY, 1.0) for key in keys]
+    parts: list[tuple[str, gym.Space]] = []
+    if mouse:
+        parts.append(("axes", gym.spaces.Box(-FARTHEST, FARTHEST, (2,), np.float32)))
+    if keys:
+        parts.append(("keys", gym.spaces.MultiBinary(len(keys))))
+    return ActionLayout(parts[0][1] if len(parts) == 1 else gym.spaces.Dict(parts), columns)
+
+
+@dataclass
+class Pace:
+    """How evenly frames came."""
+
+    seconds: list[float] = field(default_factory=list)  # between two frames
+    missed: int = 0
+
+    def in_words(self) -> str:
+        """Returns the figures as a line."""
+        if not self.seconds:
+            return "no frames"
+        middle, late = np.percentile(self.seconds, [50, 95]) * 1e3
+        return f"interval p50 {middle:.1f} ms, p95 {late:.1f} ms, {self.missed} frames missed"
+
+
+def record_screen(
+    grab: Callable[[], np.ndarray],
+    inputs: Inputs,
+    writer: EpisodeWriter,
+    held: Held,
+    frames: int,
+    max_episode_steps: int,
+    progress: Callable[[int], Any] = lambda frames: None,
+    say: Callable[[str], Any] = print,
+    waits: bool = True,
+) -> Pace:
+    """Records until `writer` holds so many frames or F10 is pressed; F8 starts and pauses, F9 ends an episode.
+
+    The action of a step is what happened between its two frames. With `waits` nothing is recorded until F8.
+    """
+    pace, running, period = Pace(), not waits, 1 / writer.info.fps
+    shown: list[np.ndarray] = []
+    done: list[np.ndarray] = []
+
+    def close(terminated: bool) -> None:
+        if done:
+            writer.append(Episode(np.stack(shown), np.stack(done), None, terminated, not terminated, None, "human"))
+        shown.clear()
+        done.clear()
+
+    inputs.start(held.heard, held.moved)
+    say(f"{START.upper()} {'starts' if waits else 'pauses'}, {END.upper()} ends an episode, {STOP.upper()} stops")
+    due = time.perf_counter()
+    last: float | None = None
+    try:
+        while writer.num_frames + len(shown) < frames:
+            asked = held.asked()
+            if END in asked:
+                close(terminated=True)
+            if STOP in asked:
+                break
+            if asked.count(START) % 2:
+                running = not running
+                close(terminated=False)
+                say("recording" if running else "paused")
+                due, last = time.perf_counter(), None
+            time.sleep(max(0.0, due - time.perf_counter()) if running else period)
+            if not running:
+                continue
+            action, frame, now = held.take(), grab(), time.perf_counter()
+            if shown:
+                done.append(action)
+            shown.append(frame)
+            pace.seconds += [now - last] if last is not None else []
+            last, due = now, due + period
+            if late := int((now - due) / period):  # whole frames behind: they are gone
+                pace.missed += late
+                due += late * period
+            progress(writer.num_frames + len(shown))
+            if len(done) >= max_episode_steps:
+                close(terminated=False)
+                shown.append(frame)  # the frame at the cut belongs to both sides
+    finally:
+        inputs.stop()
+        close(terminated=False)
+    return pace
+
+
+def without_unused(recorded: Path, out: Path, keys: tuple[str, ...], mouse: bool, say: Callable[[str], Any]) -> None:
+    """Makes the data folder `out` of a recording, without the keys that nobody pressed; the recording goes."""
+    store = EpisodeStore(recorded)
+    actions = [np.array(store.actions(index)) for index in range(len(store))]
+    used = (np.concatenate(actions) != 0).sum(0)
+    first = 2 if mouse else 0
+    moved = mouse and bool(used[:first].any())
+    pressed = tuple(key for key, x in zip(keys, used[first:], strict=True) if x)
+    if len(pressed) == len(keys) and moved == mouse:
+        os.replace(recorded, out)
+        return
+    unused = [*(key for key in keys if key not in pressed), *(["the mouse"] if mouse and not moved else [])]
+    say(f"never used, and left out of the action: {', '.join(unused)}")
+    layout = layout_of(pressed, moved) if pressed or moved else ActionLayout(None, [])
+    columns = [*([0, 1] if moved else []), *(first + i for i, key in enumerate(keys) if key in pressed)]
+    info = replace(store.info, action_space=layout.space, keymap=layout.keymap())
+    episodes = (
+        Episode(
+            np.array(store.observations(i)), part[:, columns] if columns else None, None, record.terminated,
+            record.truncated, None, record.policy,
+        )
+        for i, (part, record) in enumerate(zip(actions, store.records, strict=True))
+    )  # fmt: skip
+    write_import(out, info, episodes)
+    shutil.rmtree(recorded)
+
+
+@dataclass(frozen=True)
+class ScreenGame:
+    """A game on the screen: which part of it, how often, and which keys count."""
+
+    window: str | None = None  # the window whose title holds this
+    region: Any = None  # [x, y, width, height] of the screen, in its pixels
+    fps: float = 20.0
+    size: int = 64
+    keys: Any = "w,a,s,d,space"
+    mouse: bool = False
+
+    def __post_init__(self):
+        if (self.window is None) == (self.region is None):
+            raise ValueError("expected game.window= (part of its title) or game.region=[x,y,width,height], one of them")
+        if not (isinstance(self.fps, (int, float)) and 0 < self.fps <= 240):
+            raise ValueError(f"expected game.fps above 0 and at most 240, found {self.fps}")
+        if not (isinstance(self.size, int) and self.size >= 8):
+            raise ValueError(f"expected game.size to be a whole number of at least 8, found {self.size}")
+        if not self.names and not self.mouse:
+            raise ValueError("expected game.keys= or game.mouse=true, found neither; name what the game is played with")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys that count, by pygame's names."""
+        given = self.keys.split(",") if isinstance(self.keys, str) else list(self.keys or [])
+        return tuple(str(key).strip().lower().replace("_", " ") for key in given if str(key).strip())
+
+    @property
+    def layout(self) -> ActionLayout:
+        """The action of these keys and the mouse."""
+        return layout_of(self.names, self.mouse)
+
+    def info(self) -> DatasetInfo:
+        """Returns what a data folder says of the game."""
+        shape, name = (self.size, self.size, 3), self.window or "screen"
+        return DatasetInfo(name, shape, self.layout.space, float(self.fps), self.layout.keymap(), has_rewards=False)
+
+    def record(self, out: Path, frames: int, max_episode_steps: int, progress: Any, say: Callable[[str], Any]) -> Pace:
+        """Records into `out`, which appears when the recording is whole; killed, it goes on by the same command."""
+        grabber, inputs = Grabber(self._place(), self.size), Devices()
+        if (out / FACTS).exists():
+            keys, mouse = _known(out, self)
+            info, folder = read_info(out), out
+        else:
+            keys, mouse, info, folder = self.names, self.mouse, self.info(), out.with_name(f"{out.name}.recording")
+        with EpisodeWriter(folder, info) as writer:
+            held = Held(keys, mouse)
+            pace = record_screen(grabber, inputs, writer, held, frames, max_episode_steps, progress, say)
+            empty = not writer.records
+        if empty:
+            raise ValueError("nothing was recorded: F8 starts, and a recording wants two frames at least")
+        if folder != out:
+            without_unused(folder, out, keys, mouse, say)
+        return pace
+
+    def _place(self) -> tuple[int, int, int, int]:
+        if self.window is not None:
+            return find_window(self.window)
+        try:
+            x, y, width, height = (int(str(part)) for part in self.region)
+            if min(width, height) < 8:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise ValueError(f"expected game.region=[x,y,width,height] in pixels, found {self.region}") from None
+        return x, y, width, height
+
+
+def _known(out: Path, game: ScreenGame) -> tuple[tuple[str, ...], bool]:
+    """Returns the keys and whether the mouse counts in a folder that is there. Raises ValueError for another game."""
+    info = read_info(out)
+    expected = (game.size, game.size, 3), float(game.fps)
+    if (tuple(info.observation_shape), info.fps) != expected:
+        raise ValueError(
+            f"expected {out} to hold frames of {expected[0]} at {expected[1]:g} a second, found "
+            f"{tuple(info.observation_shape)} at {info.fps:g}; choose another out="
+        )
+    keymap = info.keymap or {"bindings": [], "mouse": []}
+    mouse = bool(keymap["mouse"])
+    places = {int(next(iter(b["set"]))): b["keys"][0] for b in keymap["bindings"]}
+    return tuple(places[i] for i in sorted(places)), mouse
+
+
+class Grabber:
+    """Frames of a part of the screen, uint8 `[size size 3]`."""
+
+    def __init__(self, place: tuple[int, int, int, int], size: int):
+        try:
+            import mss
+            import mss.exception
+        except ImportError as error:
+            raise ImportError('recording the screen needs mss: pip install "worldsim-rl[screen]"') from error
+        if sys.platform.startswith("linux") and os.environ.get("WAYLAND_DISPLAY") and not os.environ.get("DISPLAY"):
+            raise ValueError(
+                "expected an X11 screen, found Wayland, which shows programs nothing of others; log in to X11"
+            )
+        self._size = size
+        self._area = dict(zip(("left", "top", "width", "height"), place, strict=True))
+        try:
+            self._screen = mss.mss()
+            self._screen.grab(self._area)
+        except mss.exception.ScreenShotError as error:
+            raise ValueError(f"expected {place} to be on the screen, found: {error}") from error
+
+    def __call__(self) -> np.ndarray:
+        shot = self._screen.grab(self._area)
+        frame = np.frombuffer(shot.rgb, np.uint8).reshape(shot.height, shot.width, 3)
+        return pixels.resize(torch.from_numpy(frame.copy()), self._size, self._size).numpy()
+
+
+class Devices:
+    """Keyboard and mouse by pynput, each in a thread of its own."""
+
+    def start(self, heard: Callable[[str, bool], None], moved: Callable[[float, float], None]) -> None:
+        """Begins to listen."""
+        try:
+            from pynput import keyboard, mouse
+        except ImportError as error:  # it is also what pynput raises where there is no display
+            raise ImportError(
+                f'recording the screen needs pynput ({error}): pip install "worldsim-rl[screen]"'
+            ) from error
+        click = lambda x, y, button, down: heard(f"mouse {button.name}", down)  # noqa: E731
+        self._threads = [
+            keyboard.Listener(lambda key: heard(key_name(key), True), lambda key: heard(key_name(key), False)),
+            mouse.Listener(on_move=lambda x, y: moved(x, y), on_click=click),
+        ]
+        for thread in self._threads:
+            thread.start()
+            thread.wait()
+
+    def stop(self) -> None:
+        """Stops listening."""
+        for thread in self._threads:
+            thread.stop()
+
+
+def key_name(key: Any) -> str:
+    """Returns pygame's name of one of pynput's keys."""
+    char = getattr(key, "char", None)
+    if char:
+        return str(char).lower()
+    name = str(getattr(key, "name", "") or "")
+    return NAMES.get(name, name.replace("_", " "))
+
+
+def find_window(title: str) -> tuple[int, int, int, int]:
+    """Returns x, y, width and height of the window whose title holds a text. Raises ValueError where there is none."""
+    if not sys.platform.startswith("linux"):
+        raise ValueError("game.window= knows X11 alone so far; give game.region=[x,y,width,height]")
+    try:
+        ids = subprocess.run(["xdotool", "search", "--onlyvisible", "--name", title], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ValueError("game.window= needs xdotool; install it, or give game.region=[x,y,width,height]") from None
+    if not ids.stdout.split():
+        raise ValueError(f"expected a window whose title holds {title!r}, found none on the screen")
+    shell = subprocess.run(
+        ["xdotool", "getwindowgeometry", "--shell", ids.stdout.split()[0]], capture_output=True, text=True
+    )
+    facts = dict(line.split("=", 1) for line in shell.stdout.split())
+    return int(facts["X"]), int(facts["Y"]), int(facts["WIDTH"]), int(facts["HEIGHT"])
