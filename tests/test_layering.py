@@ -50,6 +50,7 @@ LATE = (
     "mcap",
     "mss",
     "pynput",
+    "Xlib",
 )
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -353,13 +352,24 @@ def find_window(title: str) -> tuple[int, int, int, int]:
     if not sys.platform.startswith("linux"):
         raise ValueError("game.window= knows X11 alone so far; give game.region=[x,y,width,height]")
     try:
-        ids = subprocess.run(["xdotool", "search", "--onlyvisible", "--name", title], capture_output=True, text=True)
-    except FileNotFoundError:
-        raise ValueError("game.window= needs xdotool; install it, or give game.region=[x,y,width,height]") from None
-    if not ids.stdout.split():
-        raise ValueError(f"expected a window whose title holds {title!r}, found none on the screen")
-    shell = subprocess.run(
-        ["xdotool", "getwindowgeometry", "--shell", ids.stdout.split()[0]], capture_output=True, text=True
-    )
-    facts = dict(line.split("=", 1) for line in shell.stdout.split())
-    return int(facts["X"]), int(facts["Y"]), int(facts["WIDTH"]), int(facts["HEIGHT"])
+        from Xlib import X, display, error
+    except ImportError as missing:
+        raise ImportError(f'game.window= needs pynput ({missing}): pip install "worldsim-rl[screen]"') from missing
+    try:
+        screen = display.Display()
+    except (error.DisplayError, OSError) as failed:
+        raise ValueError(f"expected an X11 display, found none ({failed})") from failed
+    root, name = screen.screen().root, screen.intern_atom("_NET_WM_NAME")
+
+    def windows(parent: Any) -> Iterator[Any]:
+        for window in parent.query_tree().children:
+            yield window
+            yield from windows(window)
+
+    for window in windows(root):
+        told = window.get_full_property(name, X.AnyPropertyType)
+        called = told.value.decode(errors="replace") if told is not None else str(window.get_wm_name() or "")
+        if title in called and window.get_attributes().map_state == X.IsViewable:
+            area, place = window.get_geometry(), root.translate_coords(window, 0, 0)
+            return place.x, place.y, area.width, area.height
+    raise ValueError(f"expected a window whose title holds {title!r}, found none on the screen")
