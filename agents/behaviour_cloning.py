@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldsim import EpisodeStore, WorldModel
 from worldsim.agents.agent import Agent, AgentConfig, Network, choices
+from worldsim.agents.dreams import check_data
 from worldsim.agents.teaching import adam_from, adam_tensors, teach
 
 
@@ -29,14 +30,15 @@ class BehaviourCloning:
     learning_rate: float = 3e-4
 
     def __post_init__(self):
-        if not (0 < self.best <= 1 and self.window >= 1 and self.batch >= 1 and self.learning_rate > 0):
+        whole = all(isinstance(x, int) and x >= 1 for x in (self.window, self.batch))
+        if not (0 < self.best <= 1 and whole and self.learning_rate > 0):
             raise ValueError(f"expected a share in (0, 1] and sizes above 0, found {self}")
 
     def train(self, world: WorldModel, store: EpisodeStore | None, out: Path, minutes: float, seed: int) -> Agent:
         """Teaches an agent for so many minutes and writes it to `out`; its action table is the world's."""
         learner = Cloner(self, world, store, seed)
         more = {"episodes": len(learner.chosen), "frames": len(learner.places)}
-        return teach(learner, self, world, out, minutes, seed, more=more)
+        return teach(learner, self, world, store, out, minutes, seed, more=more)
 
 
 class Cloner:
@@ -45,6 +47,7 @@ class Cloner:
     def __init__(self, how: BehaviourCloning, world: WorldModel, store: EpisodeStore | None, seed: int):
         if store is None or store.info.action_space is None:
             raise ValueError("expected data= recordings with their actions to clone, found none")
+        check_data(world, store)
         self.how, self.store, self.table, self.seed = how, store, world.action_codec.table, seed
         self.chosen = _best(store, how.best)
         self.places = np.array([(i, t) for i in self.chosen for t in range(store.records[i].total_steps)])

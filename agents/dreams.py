@@ -29,6 +29,12 @@ class Moments:
     state: Any  # a world's state of n rows
     seen: Tensor  # [n window H W 3], the newest frame last
 
+    def part(self) -> tuple[Moments, Moments]:
+        """Returns those to learn from, and every eighth, to try agents in."""
+        number = torch.arange(len(self.seen), device=self.seen.device)
+        kept, tried = number[number % 8 != 0], number[number % 8 == 0]
+        return tuple(Moments(self.state.select(rows), self.seen[rows]) for rows in (kept, tried))  # type: ignore[return-value]
+
 
 def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: int) -> Moments:
     """Returns moments of recordings, drawn evenly over their frames, or the world's own prompts."""
@@ -36,7 +42,7 @@ def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: in
         own = torch.arange(world.num_prompts, device=world.device)
         state = world.initial(own, noise.address_of(own.tolist(), world.device))
         return Moments(state, repeated(world.observe(state).clone(), window))
-    _check(world, store)
+    check_data(world, store)
     length, rng = world.prompts.latents.shape[1], np.random.default_rng(seed)
     steps = np.array([max(record.total_steps - length, 0) for record in store.records])
     if not steps.any():
@@ -51,12 +57,16 @@ def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: in
     return Moments(state, _last(frames, window).to(world.device))
 
 
-def _check(world: WorldModel, store: EpisodeStore) -> None:
-    mine, theirs = world.info, store.info
-    if (mine.action_space, tuple(mine.frame_shape)) != (theirs.action_space, tuple(theirs.observation_shape)):
+def check_data(world: WorldModel, store: EpisodeStore) -> None:
+    """Raises ValueError, in one sentence, where recordings have not the actions and frames of a world."""
+    if world.takes_latent_actions:
+        raise ValueError(f"expected no data= with {world.info.name}, whose actions are latent; leave it out")
+    mine = world.info.action_space, tuple(world.info.frame_shape)
+    theirs = store.info.action_space, tuple(store.info.observation_shape)
+    if mine != theirs:
         raise ValueError(
-            f"expected data= of the world's game, {mine.game} with {mine.action_space}, found {theirs.game} with "
-            f"{theirs.action_space}"
+            f"expected data= with the world's actions and frames, {mine[0]} and {mine[1]}, found {theirs[0]} and "
+            f"{theirs[1]}"
         )
 
 
@@ -121,7 +131,7 @@ def earned(
 ) -> float:
     """Returns the mean expected return of so many dreams, up to the horizon; the same seed dreams of the same moments.
 
-    They are not among those that are learned from.
+    Luck is other than in the dreams that are learned from.
     """
     dreams = Dreams(world, starts, rows, horizon, OTHER + seed)
     total, alive = torch.zeros(rows, device=world.device), torch.ones(rows, device=world.device)

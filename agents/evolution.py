@@ -7,7 +7,7 @@ Leaves out gradients. Source: separable CMA-ES (Ros and Hansen 2008), with the c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +33,15 @@ class Evolution:
     trial_rows: int = 32
 
     def __post_init__(self):
-        if self.candidates < 4 or min(self.dreams, self.horizon, self.window, self.hold, self.trials) < 1:
-            raise ValueError(f"expected at least 4 candidates and sizes of at least 1, found {self}")
+        if not all(isinstance(x, int) and x >= 1 for x in asdict(self).values()) or self.candidates < 4:
+            raise ValueError(f"expected whole numbers of at least 1, and 4 candidates, found {self}")
 
     def train(self, world: WorldModel, store: EpisodeStore | None, out: Path, minutes: float, seed: int) -> Agent:
         """Evolves an agent for so many minutes and writes it to `out`; resumes what is there."""
-        starts = moments(world, store, self.window, seed)
-        trial = lambda network: earned(network, world, starts, self.trial_rows, self.horizon, self.hold, seed)  # noqa: E731
-        return teach(Population(self, world, starts, seed), self, world, out, minutes, seed, trial, self.trials)
+        starts, others = moments(world, store, self.window, seed).part()
+        trial = lambda network: earned(network, world, others, self.trial_rows, self.horizon, self.hold, seed)  # noqa: E731
+        learner = Population(self, world, starts, seed)
+        return teach(learner, self, world, store, out, minutes, seed, trial, self.trials)
 
 
 class SeparableCMA:

@@ -58,9 +58,10 @@ class Imagination:
 
         Dreams begin at moments of the recordings, or without a `store` at the world's own prompts.
         """
-        starts = moments(world, store, self.window, seed)
-        trial = lambda network: earned(network, world, starts, self.trial_rows, self.horizon, self.hold, seed)  # noqa: E731
-        return teach(ActorCritic(self, world, starts, seed), self, world, out, minutes, seed, trial, self.trials)
+        starts, others = moments(world, store, self.window, seed).part()
+        trial = lambda network: earned(network, world, others, self.trial_rows, self.horizon, self.hold, seed)  # noqa: E731
+        learner = ActorCritic(self, world, starts, seed)
+        return teach(learner, self, world, store, out, minutes, seed, trial, self.trials)
 
 
 def returns(rewards: Tensor, kept: Tensor, over: Tensor, following: Tensor, trace: float) -> Tensor:

@@ -6,6 +6,7 @@ moments; the real game is never asked. Leaves out what an update is: that is the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from worldsim import WorldModel
-from worldsim.agents.agent import Agent, Linear, Network
+from worldsim import EpisodeStore, WorldModel
+from worldsim.agents.agent import FILE, Agent, Linear, Network
 from worldsim.files import save_tensors
 
 LOG_SECONDS, SAVE_SECONDS = 10.0, 60.0
@@ -42,6 +43,7 @@ def teach(
     learner: Learner,
     how: Any,
     world: WorldModel,
+    store: EpisodeStore | None,
     out: Path,
     minutes: float,
     seed: int,
@@ -52,10 +54,13 @@ def teach(
     """Updates until the minutes are spent, over all runs, and returns the agent in `out`.
 
     `trial(network)` says how well an agent does: asked `trials` times, and the best is kept; without it, the last one.
-    `how` is a dataclass of settings and `more` what else an agent's facts should say. Raises ValueError where `out`
-    holds another training.
+    `how` is a dataclass of settings, `store` the recordings that are learned from, and `more` what else an agent's
+    facts should say. Raises ValueError where `out` holds another training.
     """
-    arguments = {"how": asdict(how), "minutes": minutes, "seed": seed, "world": world.fingerprint}
+    arguments = {
+        "how": {"by": type(how).__name__, **asdict(how)}, "minutes": minutes, "seed": seed, "world": world.fingerprint,
+        "world_steps": world.steps, "data": _digest(store),
+    }  # fmt: skip
     facts: dict[str, Any] = {"updates": 0, "seconds": 0.0, "tried": 0, "best": None}
     facts |= _resume(learner, out, arguments)
     before, began = facts["seconds"], time.monotonic()
@@ -72,12 +77,12 @@ def teach(
             bar.set_postfix_str(" ".join(f"{name} {value:.3g}" for name, value in told.items()))
             logged = now
         if share * trials >= facts["tried"] + 1 or share == 1:
-            found = trial(learner.network) if trial else 0.0
+            found = trial(learner.network) if trial else None
             facts["tried"] += 1
             _log(out, facts | {"trial": found})
-            if facts["best"] is None or found >= facts["best"]:
+            if found is None or facts["best"] is None or found >= facts["best"]:
                 facts["best"] = found
-                _agent(learner.network, world, facts | asdict(how) | (more or {}), how, minutes, seed).save(out)
+                _agent(learner.network, world, arguments | facts | (more or {})).save(out)
         if now - saved > SAVE_SECONDS:
             _save(learner, out, arguments | facts)
             saved = now
@@ -102,9 +107,13 @@ def adam_from(tensors: dict[str, Tensor], network: nn.Module, optimizer: torch.o
         optimizer.state[parameter] = {k: x if k == "step" else x.to(parameter.device) for k, x in parts.items()}
 
 
-def _agent(network: Network | Linear, world: WorldModel, facts: dict, how: Any, minutes: float, seed: int) -> Agent:
-    facts |= {"by": type(how).__name__, "minutes": minutes, "seed": seed}
-    facts |= {"game": world.info.game, "world": world.fingerprint, "world_steps": world.steps}
+def _digest(store: EpisodeStore | None) -> str | None:
+    """Returns which recordings these are, in short."""
+    return None if store is None else hashlib.sha256("".join(r.hash for r in store.records).encode()).hexdigest()[:16]
+
+
+def _agent(network: Network | Linear, world: WorldModel, facts: dict[str, Any]) -> Agent:
+    facts = facts | {"game": world.info.game, "latent_actions": world.takes_latent_actions}
     return Agent(deepcopy(network).cpu(), world.info.action_space, world.action_codec.table, facts)
 
 
@@ -130,5 +139,8 @@ def _resume(learner: Learner, out: Path, arguments: dict[str, Any]) -> dict[str,
         if facts.pop(key) != value:
             raise ValueError(f"expected out={out} to hold a training with the same {key}; use another out=")
     learner.restore(tensors)
+    kept = Agent.load(out).facts if (out / FILE).exists() else facts
+    if kept["tried"] > facts["tried"]:  # the training was killed between a trial and its checkpoint
+        facts |= {name: kept[name] for name in ("tried", "best")}
     print(f"resuming from update {facts['updates']}")
     return facts

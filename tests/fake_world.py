@@ -28,6 +28,7 @@ class FakeState(Rows):
 
 class FakeWorld:
     num_prompts, steps, device = 5, 1, torch.device("cpu")
+    latent, takes_latent_actions = None, False
     fingerprint = "fa" * 32
     latent_bound = torch.tensor([-1e4, 1e4])[:, None, None, None].expand(2, 3, 1, 1)
 

@@ -223,7 +223,7 @@ def test_labels_are_written_as_a_file_that_import_takes(mixed, tmp_path, monkeyp
     out = tmp_path / "labels.csv"
     assert main(["label", "world=x", f"data={tmp_path / 'mute'}", f"out={out}"]) == 0
     lines = out.read_text().splitlines()
-    assert lines[0] == "action_0" and [int(x) for x in lines[1:]] == np.concatenate(truths).tolist()
+    assert lines[0] == "action" and [int(x) for x in lines[1:]] == np.concatenate(truths).tolist()
     file = read_actions(out)
     assert make_layout([file]).space == gym.spaces.Discrete(5) and file.num_rows == 150
     world.latent = None

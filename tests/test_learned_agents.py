@@ -102,7 +102,7 @@ def test_moments_of_recordings_are_seen_as_they_were_recorded(tmp_path):
     seen = {(int(a), int(b)) for a, b in found.seen[:, :, 0, 0, 0]}
     pairs = {(int(f[t, 0, 0, 0]), int(f[t + 1, 0, 0, 0])) for f in map(store.observations, range(4)) for t in range(11)}
     assert seen <= pairs and torch.equal(found.state.latent[:, 0, 0, 0].long(), found.seen[:, -1, 0, 0, 0].long())
-    with pytest.raises(ValueError, match="expected data= of the world's game"):
+    with pytest.raises(ValueError, match="expected data= with the world's actions"):
         moments(FakeWorld(gym.spaces.Discrete(3)), store, 2, 0)
 
 
@@ -174,18 +174,18 @@ def test_the_best_agent_of_all_trials_is_kept_and_a_killed_training_goes_on(tmp_
     with pytest.raises(KeyboardInterrupt):
         killed = Slow()
         killed.update = lambda: (_ for _ in ()).throw(KeyboardInterrupt) if killed.updates == 3 else Slow.update(killed)
-        teaching.teach(killed, Evolution(), FakeWorld(), tmp_path, 0.01, 0, trial, 100)
+        teaching.teach(killed, Evolution(), FakeWorld(), None, tmp_path, 0.01, 0, trial, 100)
     assert Agent.load(tmp_path).network.choice.bias.tolist() == [3.0] * 4
     following = Slow()
-    agent = teaching.teach(following, Evolution(), FakeWorld(), tmp_path, 0.01, 0, trial, 100)
+    agent = teaching.teach(following, Evolution(), FakeWorld(), None, tmp_path, 0.01, 0, trial, 100)
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["updates"] for line in lines if "trial" in line] == list(range(1, following.updates + 1))
     assert agent.network.choice.bias.tolist() == [3.0] * 4 and agent.facts["best"] == 0
     again = Slow()
-    teaching.teach(again, Evolution(), FakeWorld(), tmp_path, 0.01, 0, trial, 100)
+    teaching.teach(again, Evolution(), FakeWorld(), None, tmp_path, 0.01, 0, trial, 100)
     assert again.updates == following.updates  # there was nothing more to do
     with pytest.raises(ValueError, match="same seed"):
-        teaching.teach(Slow(), Evolution(), FakeWorld(), tmp_path, 0.01, 4, trial, 100)
+        teaching.teach(Slow(), Evolution(), FakeWorld(), None, tmp_path, 0.01, 4, trial, 100)
 
 
 def test_an_agent_is_the_same_when_loaded(tmp_path):

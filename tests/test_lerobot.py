@@ -148,7 +148,9 @@ def recorded(folder, space):
     return EpisodeStore(folder)
 
 
-@pytest.mark.parametrize("space", [gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.MultiBinary(3)])
+@pytest.mark.parametrize(
+    "space", [gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.MultiBinary(3), gym.spaces.Discrete(4)]
+)
 def test_what_is_exported_is_imported_again(space, tmp_path, capsys):
     space.seed(0)
     store = recorded(tmp_path / "data", space)
@@ -156,6 +158,7 @@ def test_what_is_exported_is_imported_again(space, tmp_path, capsys):
     assert main(["export", f"data={tmp_path / 'data'}", f"out={out}", "format=lerobot"]) == 0
     assert main(["import", f"source={out}", f"out={tmp_path / 'back'}", "size=null"]) == 0
     back = EpisodeStore(tmp_path / "back")
+    assert type(back.info.action_space) is type(space) and back.info.action_space.shape == space.shape
     for index in range(3):
         assert np.allclose(back.actions(index), store.actions(index))
         assert np.allclose(back.rewards(index), store.rewards(index))

@@ -151,7 +151,10 @@ def test_layouts_hold_what_is_taken():
 def test_keys_go_by_pygames_names():
     named = {"shift": "left shift", "ctrl_r": "right ctrl", "space": "space", "enter": "return", "up": "up", "f8": "f8"}
     assert {name: key_name(type("Key", (), {"name": name})()) for name in named} == named
-    assert key_name(type("KeyCode", (), {"char": "W"})()) == "w"
+    chars = {"W": "w", "!": "1", "(": "9", "é": "é"}
+    assert {char: key_name(type("KeyCode", (), {"char": char})()) for char in chars} == chars
+    game = ScreenGame(region=[0, 0, 16, 16], keys=["w", "shift", "mouse_left"])
+    assert game.names == ("w", "left shift", "mouse left")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,7 @@ def test_keys_go_by_pygames_names():
         (["game.region=[0,0,16,16]", "game.window=x"], "one of them"),
         (["game.region=[0,0,16,16]", "game.fps=0"], "expected game.fps above 0"),
         (["game.region=[0,0,16,16]", "game.keys=null"], "name what the game is played with"),
+        (["game.region=[0,0,16,16]", "game.keys=[w,sapce]"], "expected game.keys= names of keys"),
         (["game.region=[0,0,16,16]", "policy=random"], "expected policy=human and num_envs=1 with game=screen"),
     ],
 )

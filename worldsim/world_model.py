@@ -68,6 +68,11 @@ class WorldModel:
         return [part for part in (self.autoencoder, self.denoiser, self.outcome) if isinstance(part, nn.Module)]
 
     @property
+    def takes_latent_actions(self) -> bool:
+        """Whether its actions are not the game's own but learned ones."""
+        return self.latent is not None and not self.latent.config.completes
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.denoiser.bound.device

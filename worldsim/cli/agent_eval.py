@@ -18,7 +18,7 @@ from tqdm import tqdm
 from worldsim.actions import unpack_rows
 from worldsim.agents.agent import Agent
 from worldsim.cli.agents import agent_folder, find_actor
-from worldsim.data.policies import Policy
+from worldsim.data.policies import Policy, find_policy
 from worldsim.dream.registration import REAL_GAMES
 from worldsim.dream.vector_env import WorldModelVectorEnv
 from worldsim.envs.doom import TICS
@@ -38,17 +38,20 @@ def main(config: DictConfig) -> int:
     name = str(config.agent)
     folder = agent_folder(name)
     facts = Agent.load(folder).facts if folder else {}
+    if folder is None and not Path(name).is_dir():
+        find_policy(name)  # says what there is, before games are made
     envs, played = _envs(config, facts)
     try:
         rng = np.random.default_rng(config.seed)
-        policy = find_actor(name, envs.single_action_space, rng, config.greedy)
-        horizon = facts.get("horizon", config.max_episode_steps)
+        latent = isinstance(envs, WorldModelVectorEnv) and envs.world.takes_latent_actions
+        policy = find_actor(name, envs.single_action_space, rng, config.greedy, latent)
+        horizon = facts.get("how", {}).get("horizon", config.max_episode_steps)
         lives = play(envs, policy, config.episodes, config.seed, config.max_episode_steps, horizon)
     finally:
         envs.close()
     figures = _figures(lives, played)
-    if config.world is None and facts.get("best") is not None:
-        figures["imagined"] = _imagined(facts, lives)
+    if config.world is None and facts.get("best") is not None and horizon <= config.max_episode_steps:
+        figures["imagined"] = _imagined(facts["best"], horizon, lives)
     write_json(Path(str(config.out)) / "agent.json", {"agent": name, "seed": config.seed, **figures})
     print(_sentence(name, figures))
     if "imagined" in figures and (warning := _warning(figures["imagined"])):
@@ -67,8 +70,12 @@ def _envs(config: DictConfig, facts: dict[str, Any]) -> tuple[VectorEnv, str]:
         )
         return dream, f"the dream of {dream.world.info.name}, K = {dream.world.steps}"
     if config.get("game") is not None:
+        if not str(config.game.get("_target_")).startswith("worldsim.envs."):
+            raise ValueError("expected a game to play in, found game=dream or game=screen; a dream is world=")
         make = lambda: instantiate(config.game, _convert_="all")  # noqa: E731 (a name for what follows)
-        name = make().spec.id
+        one = make()
+        name = one.spec.id
+        one.close()
     elif facts.get("game") in REAL_GAMES:
         name = facts["game"]
         make = lambda: gym.make(name, max_episode_steps=None).unwrapped  # noqa: E731
@@ -124,9 +131,9 @@ def _figures(lives: list[tuple[float, int, float]], game: str) -> dict[str, Any]
     return figures | ({"tics": float(TICS * np.mean(steps))} if "Doom" in game else {})
 
 
-def _imagined(facts: dict[str, Any], lives: list[tuple[float, int, float]]) -> dict[str, Any]:
+def _imagined(best: float, horizon: int, lives: list[tuple[float, int, float]]) -> dict[str, Any]:
     """Returns what the agent earned in the dreams it was chosen by, and in as many steps of the game."""
-    return {"steps": facts["horizon"], "dream": facts["best"], "real": interval([early for *_, early in lives])}
+    return {"steps": horizon, "dream": best, "real": interval([early for *_, early in lives])}
 
 
 def _sentence(name: str, figures: dict[str, Any]) -> str:

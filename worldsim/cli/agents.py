@@ -21,10 +21,21 @@ def agent_folder(name: str) -> Path | None:
     return next((folder for folder in folders if (folder / FILE).is_file()), None)
 
 
-def find_actor(name: str, space: gym.Space | None, rng: np.random.Generator, greedy: bool | None = None) -> Policy:
-    """Returns who acts. Raises ValueError, in one sentence, for one that is not there or knows other actions."""
+def find_actor(
+    name: str, space: gym.Space | None, rng: np.random.Generator, greedy: bool | None = None, latent: bool = False
+) -> Policy:
+    """Returns who acts, in a game or a dream whose actions are its own or `latent`.
+
+    Raises ValueError, in one sentence, for one that is not there or knows other actions.
+    """
     if (folder := agent_folder(name)) is not None:
-        return Agent.load(folder, greedy, int(rng.integers(2**31))).check(space)
+        agent = Agent.load(folder, greedy, int(rng.integers(2**31))).check(space)
+        if bool(agent.facts.get("latent_actions")) != latent:
+            kinds = ("the game's own", "latent")
+            raise ValueError(
+                f"expected an agent whose actions are {kinds[latent]}, found {kinds[not latent]} in {name}"
+            )
+        return agent
     if name in shipped():
         raise ValueError(f"expected an agent beside the world {name}, found none; train one: worldsim agent train")
     if Path(name).is_dir():

@@ -29,6 +29,8 @@ def main(config: DictConfig) -> int:
     loaded = {str(name): bundle.load(str(name), config.device) for name in config.worlds}
     teacher = next(iter(loaded.values()))
     for name, world in loaded.items():
+        if world.takes_latent_actions:
+            raise ValueError(f"expected worlds with the game's own actions, found {name}, whose actions are latent")
         if not _comparable(teacher, world):
             raise ValueError(f"expected worlds of one game with one codec, found {name} beside {config.worlds[0]}")
     unseen = set.intersection(*(set(held_out(world, store, len(store))) for world in loaded.values()))

@@ -114,7 +114,7 @@ def _fingerprint(world: WorldModel) -> str:
 
 def _named(world: WorldModel, store: EpisodeStore) -> EpisodeStore:
     """Returns recordings with the actions that a world takes: where these are latent, as it names them."""
-    if world.latent is None or store.info.action_space == world.info.action_space:
+    if world.latent is None or not world.takes_latent_actions:
         return store
     return labelled(store, world.latent)
 

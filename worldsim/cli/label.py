@@ -34,10 +34,12 @@ def main(config: DictConfig) -> int:
             "them with the world's size="
         )
     space, out, takes = world.info.action_space, Path(str(config.out)), _takes(store)
+    if len({Path(name).stem for name in takes}) < len(takes):
+        raise ValueError(f"expected takes of different names, found {', '.join(takes)}; import them one by one")
     assert space is not None  # a world with latent actions has them
     for name, episodes in takes.items():
         packed = np.concatenate([named(world.latent, store, index) for index in episodes])
-        if space != world.latent.config.space:
+        if world.latent.config.completes:
             packed = world.action_codec.table[packed[:, 0].astype(int)]
         path = out if len(takes) == 1 else out / f"{Path(name).stem}.csv"
         write_text(path, _csv(packed, columns(space, world.info.keymap)))
@@ -68,7 +70,7 @@ def columns(space: gym.Space, keymap: dict | None) -> list[str]:
         for _ in range(int(np.prod(leaf_shape(leaf)))):
             place = len(names)
             names.append(pressed.get(place, f"{kind}_{place}") if kind == "key" else f"{kind}_{place}")
-    return names
+    return ["action"] if names == ["action_0"] else names  # of a lone choice, so that 0 and 1 are choices too
 
 
 def _csv(packed: np.ndarray, names: list[str]) -> str:

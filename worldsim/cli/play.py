@@ -51,7 +51,7 @@ def _make_policy(config: DictConfig, env: WorldModelEnv) -> Policy | None:
         return ScriptPolicy(read_script(config.script, env.keymap), env.keymap)
     if config.agent in (None, "human"):
         return None
-    return find_actor(str(config.agent), env.action_space, _rng(config))
+    return find_actor(str(config.agent), env.action_space, _rng(config), latent=env.world.takes_latent_actions)
 
 
 def _rng(config: DictConfig) -> np.random.Generator:

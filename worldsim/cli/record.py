@@ -77,7 +77,9 @@ def _record(config: DictConfig, env: VectorEnv, policy_name: str) -> None:
     with _window(policy_name, info) as human, EpisodeWriter(Path(config.out), info) as writer:
         before, began = writer.num_frames, time.perf_counter()
         rng = np.random.default_rng([config.seed, len(writer.records)])  # what is added later must not repeat
-        policy = human or find_actor(policy_name, env.single_action_space, rng)
+        policy = human or find_actor(
+            policy_name, env.single_action_space, rng, latent=world is not None and world.takes_latent_actions
+        )
         recorder = Recorder(env, policy, writer, policy_name, config.seed, config.max_episode_steps)
         with tqdm(total=config.frames, initial=before, unit="frame", desc="record") as bar:
             recorder.record(config.frames, lambda frames: bar.update(frames - bar.n))

@@ -125,8 +125,8 @@ def _write_takes(
         _final_frames(file, take.num_frames) if file else frozenset() for take, file in zip(takes, files, strict=True)
     ]
     pairs = [thin(*part, skip) for part in zip(cropped, files, finals, strict=True)]
-    known = [file for _, file in pairs if file is not None and file.names]
-    layout = make_layout(known) if known else ActionLayout(None, [])
+    known = [file for _, file in pairs if file is not None]
+    layout = make_layout(known) if any(file.names for file in known) else ActionLayout(None, [])
     labelled = [label(take, file, layout, shape.max_episode_steps) for take, file in pairs]
     info = DatasetInfo(
         game=source.resolve().stem,

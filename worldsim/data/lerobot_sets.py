@@ -244,7 +244,7 @@ def _frames(store: EpisodeStore, index: int, start: int) -> list[dict[str, Any]]
     rows = []
     for t in range(record.num_observations):
         row = {
-            "action": np.asarray(packed[min(t, last)], np.float32).tolist(),
+            "action": np.asarray(packed[min(t, last)], _number(store)).tolist(),
             "next.done": record.terminated and t >= last,
             "timestamp": t / store.info.fps,
             "frame_index": t,
@@ -256,6 +256,13 @@ def _frames(store: EpisodeStore, index: int, start: int) -> list[dict[str, Any]]
             row["next.reward"] = float(rewards[t]) if t <= last else 0.0
         rows.append(row)
     return rows
+
+
+def _number(store: EpisodeStore) -> type:
+    """Returns what the numbers of an action are: whole ones stay whole, so that choices and keys stay what they are."""
+    assert store.info.action_space is not None  # `export_lerobot` has asked
+    axes = any(isinstance(leaf, gym.spaces.Box) for leaf in leaves(store.info.action_space))
+    return np.float32 if axes else np.int64
 
 
 def _episode(fps: float, index: int, start: int, length: int) -> dict[str, Any]:
@@ -279,16 +286,18 @@ def _episode(fps: float, index: int, start: int, length: int) -> dict[str, Any]:
 def _features(store: EpisodeStore) -> dict[str, dict[str, Any]]:
     info = store.info
     assert info.action_space is not None  # `export_lerobot` has asked
+    kinds = {gym.spaces.Box: "axis", gym.spaces.MultiBinary: "key"}
     names = [
-        f"{'axis' if isinstance(leaf, gym.spaces.Box) else 'key'}_{i}"
+        f"{kinds.get(type(leaf), 'choice')}_{i}"
         for i, leaf in enumerate(x for x in leaves(info.action_space) for _ in range(int(np.prod(leaf_shape(x)))))
     ]
+    names = ["action"] if names == ["choice_0"] else names
     one: dict[str, Any] = {"shape": [1], "names": None}
     features: dict[str, dict[str, Any]] = {
         CAMERA: {
             "dtype": "video", "shape": list(info.observation_shape), "names": ["height", "width", "channels"],
         },
-        "action": {"dtype": "float32", "shape": [len(names)], "names": names},
+        "action": {"dtype": np.dtype(_number(store)).name, "shape": [len(names)], "names": names},
         "next.done": {"dtype": "bool", **one},
         "timestamp": {"dtype": "float32", **one},
         **{name: {"dtype": "int64", **one} for name in ("frame_index", "episode_index", "index", "task_index")},

@@ -53,8 +53,10 @@ def find_mcap_files(source: Path) -> list[Path]:
     return sorted((path for path in source.iterdir() if path.suffix.lower() == SUFFIX), key=natural)
 
 
-def read_mcap(paths: Sequence[Path], fps: float | None) -> tuple[list[Take], list[ActionFile]]:
+def read_mcap(paths: Sequence[Path], fps: float | None) -> tuple[list[Take], list[ActionFile | None]]:
     """Returns the take of each file, and a row for each of its frames; keys that nobody pressed are left out.
+
+    None for rows where nobody touched keyboard or mouse in any file.
 
     Raises ValueError, in one sentence, naming the file that is damaged or has no video beside it.
     """
@@ -62,7 +64,8 @@ def read_mcap(paths: Sequence[Path], fps: float | None) -> tuple[list[Take], lis
     names = sorted({name for recording in recordings for _, name, _ in recording.pressed})
     moves = any(recording.moved for recording in recordings)
     takes = [open_takes([recording.video], fps)[0] for recording in recordings]
-    return takes, [_rows(recording, names, moves) for recording in recordings]
+    told = bool(names) or moves
+    return takes, [_rows(recording, names, moves) if told else None for recording in recordings]
 
 
 def _read(path: Path) -> Recording:

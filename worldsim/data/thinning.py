@@ -93,13 +93,13 @@ def check_crop(crop: Any, takes: Sequence[Take]) -> tuple[int, int, int, int] | 
     """Returns x, y, width and height of what is kept of a frame. Raises ValueError where that is not all in view."""
     if crop is None:
         return None
-    numbers = list(crop) if not isinstance(crop, str) else crop.split(",")
     height, width = next(takes[0].frames()).shape[:2]
     try:
+        numbers = list(crop) if not isinstance(crop, str) else crop.split(",")
         x, y, w, h = (int(str(number)) for number in numbers)
         if min(x, y) < 0 or min(w, h) < 8 or x + w > width or y + h > height:
             raise ValueError
-    except ValueError:
+    except (TypeError, ValueError):
         raise ValueError(
             f"expected crop=[x,y,width,height], whole pixels within {width}x{height} and sides of at least 8, found "
             f"{crop}"

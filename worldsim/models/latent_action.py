@@ -38,6 +38,7 @@ class LatentActionConfig:
     codes: int = 8
     numbers: int = 4
     width: int = 32
+    completes: bool = False  # codes are the game's own actions, for recordings that lack some of them
 
     def __post_init__(self):
         if (self.codes and self.codes not in CODES) or self.numbers not in NUMBERS:

@@ -119,11 +119,13 @@ def distill_world(how: Distillation) -> WorldModel:
         known, student = METHODS[how.method], bundle.load(how.teacher, run.torch_device).denoiser
         for index in range(known.rounds):
             student = _round(how, run, known, index, student, clips)
-        return write_bundle(run, codec, student, train_outcome(run, student, clips), clips)
+        return write_bundle(run, codec, student, train_outcome(run, student, clips), clips, teacher.latent)
 
 
 def _check(teacher: WorldModel, store: EpisodeStore) -> None:
     mine, theirs = teacher.info, store.info
+    if teacher.takes_latent_actions:
+        raise ValueError(f"expected a teacher with the game's own actions, found {mine.name}, whose actions are latent")
     for name in ("game", "frame_shape", "action_space"):
         expected, found = getattr(mine, name), getattr(theirs, {"frame_shape": "observation_shape"}.get(name, name))
         if (tuple(found) if name == "frame_shape" else found) != expected:

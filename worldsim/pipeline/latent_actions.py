@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from worldsim.actions import default_keymap
+from worldsim.actions import default_keymap, rest_action
 from worldsim.data.clips import WindowSampler, frame_batch
 from worldsim.data.episodes import EpisodeStore
-from worldsim.models.latent_action import WINDOW, LatentActions, clusters
+from worldsim.models.latent_action import CODES, WINDOW, LatentActionConfig, LatentActions, clusters
 from worldsim.objectives.latent_action import latent_action_loss
 from worldsim.pipeline.run import Run
 from worldsim.training.loop import Stage, train
@@ -26,6 +26,7 @@ BATCH, LEARNING_RATE = 32, 1e-3
 AT_ONCE = 512  # frames that are named together
 SAMPLE = 128  # stretches of recordings that codes are made of
 STRETCH = 33  # frames of each
+OFTEN = 0.1  # of a key's presses, the least that a code must go with
 NEVER = 1e6  # where the code of an action that was never taken lies
 
 
@@ -45,13 +46,26 @@ def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
     return replace(run, store=store), model
 
 
+def sizes_of(run: Run) -> LatentActionConfig:
+    """Returns the sizes of a run's latent actions. Raises ValueError, in one sentence, for impossible ones."""
+    assert run.latent is not None
+    shape, table = tuple(run.store.info.observation_shape), len(run.action_codec.table)
+    if not run.store.mixed:
+        return run.latent(frame_shape=shape)
+    if run.store.info.action_space is None or table not in CODES:
+        raise ValueError(
+            f"expected actions=mixed with recordings first whose actions are a table of up to {CODES[-1]}, found "
+            f"{run.store.info.action_space} in {run.store.folders[0]}"
+        )
+    return run.latent(frame_shape=shape, codes=table, completes=True)
+
+
 def train_latent_actions(run: Run) -> LatentActions:
     """Trains the inverse model on the run's recordings, which may have actions: it does not look at them."""
     assert run.latent is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed + 4)
-        known = {"codes": len(run.action_codec.table)} if run.store.mixed else {}
-        model = LatentActions(run.latent(frame_shape=tuple(run.store.info.observation_shape), **known))
+        model = LatentActions(sizes_of(run))
     sampler = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4)
     device = run.torch_device
 
@@ -136,9 +150,9 @@ def _told(model: LatentActions, store: EpisodeStore, index: int) -> torch.Tensor
 def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: int) -> dict | None:
     """Returns a keymap in latent actions with the game's own keys, learned from its first `steps` recorded actions.
 
-    A key presses the latent action that most often goes with the action that it presses in the game; digits press
-    codes as before. None where the recordings have no actions or no keys. Raises ValueError for latent actions that
-    are no codes.
+    A key presses the code that goes with its action in the game more often than with others, of those that go with a
+    tenth of it at least; one without such a code stays silent. Digits press codes as before. None where the recordings
+    have no actions or no keys. Raises ValueError for latent actions that are no codes.
     """
     space, plain = store.info.action_space, store.info.keymap
     if space is None or not plain or not plain.get("bindings"):
@@ -158,7 +172,7 @@ def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: int) -> d
         left -= length
     taken, found = np.concatenate(true), np.concatenate(codes)[:, 0].astype(int)
     keymap, bindings = dict(latent.info.keymap or {}), []
-    rest = np.asarray(plain["rest"], float)
+    rest = np.asarray(plain.get("rest", rest_action(space)), float)
     usual = np.bincount(found, minlength=latent.info.action_space.n) / len(found)
     for binding in plain["bindings"]:
         pressed = rest.copy()
@@ -167,7 +181,8 @@ def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: int) -> d
         rows = (taken == pressed).all(1)
         if rows.any():
             counted = np.bincount(found[rows], minlength=len(usual)) / rows.sum()
-            code = int((counted / np.maximum(usual, 1e-9) * (counted > 0.1)).argmax())
-            bindings.append({"keys": binding["keys"], "set": {"0": code}})
+            above = counted / np.maximum(usual, 1e-9) * (counted > OFTEN)
+            if above.any():
+                bindings.append({"keys": binding["keys"], "set": {"0": int(above.argmax())}})
     keymap["bindings"] = [*keymap.get("bindings", []), *bindings]
     return keymap

@@ -36,7 +36,7 @@ from worldsim.models.unet import UNet
 from worldsim.objectives.denoising import denoising_loss, forecast_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
-from worldsim.pipeline.latent_actions import with_latent_actions
+from worldsim.pipeline.latent_actions import sizes_of, with_latent_actions
 from worldsim.pipeline.provenance import card, describe_run
 from worldsim.pipeline.run import Run
 from worldsim.training.loop import Budget, M, Stage, train
@@ -71,6 +71,8 @@ def _check_stage(run: Run, stage: str | None) -> None:
     if stage is not None and stage not in STAGES:
         raise ValueError(f"expected stage to be one of {', '.join(STAGES)}, found {stage!r}")
     run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))  # says what is wrong with the frames
+    if run.latent is not None:
+        sizes_of(run)  # and this with codes and numbers
     for needed in STAGES[: STAGES.index(stage or "codec")]:
         if needed in TRAINED and not (run.folder / needed / "final.safetensors").exists():
             raise ValueError(

@@ -22,6 +22,7 @@ import torch
 
 from worldsim import pixels
 from worldsim.data.action_files import AXIS, KEY, ActionLayout, Column
+from worldsim.data.action_files import key_name as named
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.data.importer import write_import
 from worldsim.data.index import FACTS, read_info
@@ -33,6 +34,9 @@ NAMES = {  # pynput's names of keys to pygame's
     **{f"{key}_r": f"right {key}" for key in ("shift", "ctrl", "alt")},
     **{"alt_gr": "right alt", "enter": "return", "esc": "escape"},
 }
+
+
+SHIFTED = dict(zip('!@#$%^&*()_+{}|:"<>?~', "1234567890-=[]\\;',./`", strict=True))
 
 
 class Inputs(Protocol):
@@ -228,7 +232,12 @@ class ScreenGame:
     def names(self) -> tuple[str, ...]:
         """The keys that count, by pygame's names."""
         given = self.keys.split(",") if isinstance(self.keys, str) else list(self.keys or [])
-        return tuple(str(key).strip().lower().replace("_", " ") for key in given if str(key).strip())
+        found = {str(key).strip(): named(str(key).strip()) for key in given if str(key).strip()}
+        if unknown := [key for key, name in found.items() if name is None]:
+            raise ValueError(
+                f"expected game.keys= names of keys (w, space, left_shift, mouse_left), found {unknown[0]}"
+            )
+        return tuple(dict.fromkeys(str(name) for name in found.values()))
 
     @property
     def layout(self) -> ActionLayout:
@@ -246,6 +255,8 @@ class ScreenGame:
         if (out / FACTS).exists():
             keys, mouse = _known(out, self)
             info, folder = read_info(out), out
+            if other := [key for key in self.names if key not in keys]:
+                say(f"{out} records {', '.join(keys) or 'no key'}, and not {', '.join(other)}; another out= can")
         else:
             keys, mouse, info, folder = self.names, self.mouse, self.info(), out.with_name(f"{out.name}.recording")
         with EpisodeWriter(folder, info) as writer:
@@ -341,8 +352,8 @@ class Devices:
 def key_name(key: Any) -> str:
     """Returns pygame's name of one of pynput's keys."""
     char = getattr(key, "char", None)
-    if char:
-        return str(char).lower()
+    if char:  # what shift makes of a key is still that key, on an American keyboard
+        return SHIFTED.get(str(char), str(char).lower())
     name = str(getattr(key, "name", "") or "")
     return NAMES.get(name, name.replace("_", " "))
 
