@@ -53,13 +53,9 @@ def thin(take: Take, file: ActionFile | None, finals: Collection[int], skip: int
         if stop - 1 in finals and frames[-1] != stop - 1:
             frames.append(stop - 1)
         kept += frames
-    fewer = replace_take(take, tuple(kept))
+    places = np.arange(len(kept))
+    fewer = Thinned(take.path, places, take.fps, take.rate, pictures=take.pictures, whole=take, kept=tuple(kept))
     return fewer, None if file is None else _joined(file, np.array(kept), finals)
-
-
-def replace_take(take: Take, kept: tuple[int, ...]) -> Thinned:
-    """Returns so many of a take's frames."""
-    return Thinned(take.path, np.arange(len(kept)), take.fps, take.rate, pictures=take.pictures, whole=take, kept=kept)
 
 
 def _joined(file: ActionFile, kept: np.ndarray, finals: Collection[int]) -> ActionFile:
