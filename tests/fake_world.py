@@ -11,6 +11,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from worldsim.actions import ActionCodec
+from worldsim.diffusion.samplers import EulerSampler
 from worldsim.types import Clip, Outcome, Rows, WorldInfo
 from worldsim.world_model import WorldModel
 
@@ -29,6 +30,7 @@ class FakeState(Rows):
 class FakeWorld:
     num_prompts, steps, device = 5, 1, torch.device("cpu")
     latent, takes_latent_actions = None, False
+    prompts, guidance, context_level = SimpleNamespace(latents=torch.zeros(5, 3, 3, 1, 1)), None, 0.0
     fingerprint = "fa" * 32
     latent_bound = torch.tensor([-1e4, 1e4])[:, None, None, None].expand(2, 3, 1, 1)
 
@@ -37,6 +39,7 @@ class FakeWorld:
         space = None if space == "none" else space
         self.info = WorldInfo("fake", "nothing", fps, space, (40, 48, 3), keymap, **facts)
         self.action_codec = ActionCodec(space)
+        self.sampler = EulerSampler(1)
         self.end = end  # the chance that a step ends the episode
         self._buffer = torch.zeros(0)
 

@@ -17,6 +17,7 @@ from worldsim import bundle
 from worldsim.actions import Keymap
 from worldsim.cli import play
 from worldsim.dream.env import WorldModelEnv
+from worldsim.play import picture
 from worldsim.play import window as window_module
 from worldsim.play.script import ScriptPolicy, read_script
 from worldsim.play.session import Session
@@ -245,14 +246,14 @@ def test_plus_and_minus_change_the_scale_by_whole_numbers_within_the_screen(dumm
         assert shown(window, AGE) == window.session.age
 
 
-def test_the_hud_tells_speed_reward_age_seed_and_episode_and_h_hides_it(dummy):
+def test_the_figures_tell_speed_reward_age_seed_and_episode_and_h_hides_them(dummy):
     with opened() as window:
         press(dummy, "d")
         window.run(frames=5)
-        first, second = window.lines()
+        first, second, third = window.lines()
         total = window.session.total_reward
-        assert "fps" in first and " ms" in first and f"reward {total:+.2f}" in first and total > 10
-        assert second == "age 5   seed 0   episode 0"
+        assert first == f"reward {total:+.2f}   age 5   seed 0   episode 0" and total > 10
+        assert second.startswith("d   K 1   past's noise 0") and " fps   ms p50 / p95: network " in third
         height = window.screen.get_height()
         assert window.screen.subsurface((0, 40 * window.scale, 300, 40)).get_bounding_rect().width > 0
         press(dummy, "h")
@@ -298,8 +299,8 @@ def test_a_world_without_actions_can_be_watched(dummy):
 def test_a_narrow_picture_is_centred_beside_its_hud(dummy):
     with PlayWindow(WorldModelEnv(FakeWorld(end=0)), seed=0, scale=2) as window:
         window.run(frames=7)
-        assert window.screen.get_width() == 320 and shown(window, AGE) == 7
-        assert window.screen.get_at((160 - 48 - 1, 2))[:3] == window_module.BACKGROUND
+        assert window.screen.get_width() == 420 and shown(window, AGE) == 7
+        assert window.screen.get_at((210 - 48 - 1, 2))[:3] == picture.BACKGROUND
 
 
 def test_without_a_display_play_says_so_writes_300_frames_and_exits_0(without_display, worlds, tmp_path, capsys):

@@ -1,20 +1,31 @@
 """`worldsim play`: a window to play a world in; without a display, or with headless=true, a video of a policy's play.
 
-Here as the place where names become a world, a policy and a window. Leaves out recording what was played.
+Here as the place where names become a world, a policy, a real game and a window. Leaves out all that a window does.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
+
+import gymnasium as gym
 import numpy as np
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from worldsim import bundle
+from worldsim.actions import Keymap
 from worldsim.cli.agents import find_actor
+from worldsim.data.episodes import EpisodeWriter
 from worldsim.data.policies import Policy, find_policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.options import read_seed
+from worldsim.messages import one_line
+from worldsim.play.beside import Beside
 from worldsim.play.headless import play_headless
 from worldsim.play.script import ScriptPolicy, read_script
+from worldsim.play.tape import Tape, dream_info
 from worldsim.play.video import VideoWriter
 from worldsim.play.window import PlayWindow, has_display
 from worldsim.world_model import WorldModel
@@ -25,12 +36,11 @@ FRAMES = 300  # of a video, where neither frames= nor script= says
 def main(config: DictConfig) -> int:
     """Plays as `configs/play.yaml` says."""
     _check(config)
-    env = WorldModelEnv(_load(config))
+    # Latent observations and frames by `render`: so the network's time and the decoder's are told apart.
+    env = WorldModelEnv(_load(config), obs="latent", render_mode="rgb_array", uncertainty=config.uncertainty)
     policy = _make_policy(config, env)
     if not config.headless and has_display():
-        with PlayWindow(env, policy, config.seed, config.scale) as window:
-            window.run(config.frames)
-        return 0
+        return _open_window(config, env, policy)
     frames = config.frames or getattr(policy, "num_frames", FRAMES)
     if not config.headless:
         print(f"no display found: playing {frames} frames without a window, into {config.out}")
@@ -39,6 +49,35 @@ def main(config: DictConfig) -> int:
     times = f"p50 {session.milliseconds(50):.1f} ms, p95 {session.milliseconds(95):.1f} ms"
     print(f"{frames} frames, {times} a frame with decode, K = {env.world.steps}, {env.world.device}: {config.out}")
     return 0
+
+
+def _open_window(config: DictConfig, env: WorldModelEnv, policy: Policy | None) -> int:
+    keymap = None if config.keymap is None else read_keymap(Path(str(config.keymap)), env.action_space)
+    with ExitStack() as stack:
+        beside = tape = None
+        if config.get("game") is not None:
+            game = instantiate(config.game, _convert_="all")
+            stack.callback(game.close)
+            beside = Beside(game, env.world, config.seed or 0)
+        if config.record is not None:
+            tape = Tape(stack.enter_context(EpisodeWriter(Path(str(config.record)), dream_info(env))))
+        window = PlayWindow(env, policy, config.seed, config.scale, keymap, beside, tape, Path(config.out))
+        stack.enter_context(window).run(config.frames)
+    return 0
+
+
+def read_keymap(path: Path, space: gym.Space) -> Keymap:
+    """Returns the keymap of a YAML file, with rest, bindings and mouse as in a world's `world.json`."""
+    try:
+        plain = OmegaConf.to_object(OmegaConf.load(path))
+        if not isinstance(plain, dict) or not {*plain} <= {"rest", "bindings", "mouse"}:
+            raise ValueError("it has other parts than rest, bindings and mouse")
+        plain = {**plain, "bindings": [{**b, "keys": [*map(str, b["keys"])]} for b in plain.get("bindings", [])]}
+        keymap = Keymap(space, plain)
+        keymap.packed(keymap.keys, (1.0, 1.0))  # every binding in turn: what it sets must be there
+    except (OSError, YAMLError, KeyError, TypeError, IndexError, ValueError) as error:
+        raise ValueError(f"expected keymap={path} to be a keymap in YAML, found: {one_line(error)}") from error
+    return keymap
 
 
 def _load(config: DictConfig) -> WorldModel:
@@ -67,6 +106,7 @@ def _check(config: DictConfig) -> None:
         value = config[key]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"expected {key} to be a whole number of at least 1, found {value}")
-    if not isinstance(config.headless, bool):
-        raise ValueError(f"expected headless=true or headless=false, found {config.headless}")
+    for key in ("headless", "uncertainty"):
+        if not isinstance(config[key], bool):
+            raise ValueError(f"expected {key}=true or {key}=false, found {config[key]}")
     VideoWriter(config.out, 1)  # says what is wrong with out=

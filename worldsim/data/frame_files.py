@@ -195,16 +195,22 @@ def _read_ppm(stream: IO[bytes]) -> np.ndarray | None:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if 0 < len(pixels) == width * height * 3 else None
 
 
+def read_picture(path: Path) -> np.ndarray:
+    """Returns a picture, uint8 `[H W 3]`: grey to RGB, transparency goes. Raises ValueError (one sentence)."""
+    try:
+        frame = iio.imread(path)
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
+        raise ValueError(f"cannot read {path} as a picture: {str(error).splitlines()[0]}") from None
+    frame = np.stack([frame] * 3, -1) if frame.ndim == 2 else frame[..., :3]
+    if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
+        raise ValueError(f"expected 8-bit RGB or grey in {path}, found {frame.dtype} {list(frame.shape)}")
+    return frame
+
+
 def _read_pictures(paths: tuple[Path, ...]) -> Iterator[np.ndarray]:
     first = None
     for path in paths:
-        try:
-            frame = iio.imread(path)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
-            raise ValueError(f"cannot read {path} as a picture: {str(error).splitlines()[0]}") from None
-        frame = np.stack([frame] * 3, -1) if frame.ndim == 2 else frame[..., :3]  # grey to RGB; transparency goes
-        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
-            raise ValueError(f"expected 8-bit RGB or grey in {path}, found {frame.dtype} {list(frame.shape)}")
+        frame = read_picture(path)
         first = frame.shape if first is None else first
         if frame.shape != first:
             sides = [f"{shape[1]}x{shape[0]}" for shape in (first, frame.shape)]

@@ -1,10 +1,11 @@
-"""Keyboard and mouse events to actions and commands.
+"""Keyboard, mouse and gamepad events to actions and commands.
 
 Here so that one place knows which keys belong to the game and which to the window. Leaves out the window.
 """
 
 from __future__ import annotations
 
+from time import perf_counter
 from types import ModuleType
 from typing import Any
 
@@ -12,12 +13,27 @@ import numpy as np
 
 from worldsim.actions import Keymap
 
-COMMANDS = {  # the game's keymap comes first: a key that it uses is no command, but for escape
-    "escape": "quit", "p": "pause", "space": "pause", "r": "reset", "h": "hud", ".": "step", ",": "slow",
+LEGEND = (  # the window's keys, as it tells them; the game's own come first
+    ("space", "pause"), (".", "one frame"), (",", "slow motion"), ("backspace", "back, while held"),
+    ("b", "keep this moment"), ("f1 ... f8", "go to a kept moment"), ("c", "what each choice does, while paused"),
+    ("r", "next episode"), ("n", "another seed"), ("t", "take over from the real game"), ("g", "agent on or off"),
+    ("v", "record a video"), ("[ ]", "network evaluations a frame"), ("; '", "noise on the past"),
+    ("\\", "guidance"), ("m", "let go of the mouse"), ("i", "smooth picture"), ("h", "figures"), ("+ -", "size"),
+    ("l", "this list"), ("escape", "quit"),
+)  # fmt: skip
+COMMANDS = {  # a key that the game uses is no command, but for escape
+    "escape": "quit", "p": "pause", "space": "pause", "r": "reset", "n": "seed", "h": "figures", "l": "legend",
+    ".": "step", ",": "slow", "b": "branch", "c": "choices", "t": "take over", "g": "agent", "v": "video",
+    "[": "fewer", "]": "more", ";": "less noise", "'": "more noise", "\\": "guidance", "m": "mouse", "i": "smooth",
     "+": "larger", "=": "larger", "[+]": "larger", "-": "smaller", "[-]": "smaller",
+    **{f"f{i + 1}": f"go to {i}" for i in range(8)},
 }  # fmt: skip
 REWIND = "backspace"  # as long as it is held
 BUTTONS = {1: "mouse left", 2: "mouse middle", 3: "mouse right"}  # a keymap may bind them like keys
+# A gamepad presses whichever of these keys the game uses.
+STICK = {(0, -1): ("a", "left"), (0, 1): ("d", "right"), (1, -1): ("w", "up"), (1, 1): ("s", "down")}
+PAD = (("space", "f", "mouse left"), ("e", "return", "mouse right"), ("left shift", "q"), ("left ctrl", "g"))
+DEAD, LOOK = 0.35, 12.0  # how far a stick must be from its middle; pixels a frame that the right one moves the mouse
 
 
 class Controls:
@@ -27,13 +43,18 @@ class Controls:
         self._pygame, self._keymap = pygame, keymap
         self._held: set[str] = set()
         self._tapped: set[str] = set()  # pressed since the last action: a quick tap must not fall between two frames
-        self._mouse = np.zeros(2)
+        self._mouse, self._look = np.zeros(2), np.zeros(2)
+        self._since: float | None = None  # when the oldest input came that no action was taken for
+
+    @property
+    def pressed(self) -> list[str]:
+        """The game's keys that are held or were tapped."""
+        return sorted((self._held | self._tapped) & self._keymap.keys)
 
     @property
     def touched(self) -> bool:
         """Whether the player does anything that means something to the game."""
-        keys = (self._held | self._tapped) & self._keymap.keys
-        return bool(keys) or (self._keymap.uses_mouse and bool(self._mouse.any()))
+        return bool(self.pressed) or (self._keymap.uses_mouse and bool((self._mouse + self._look).any()))
 
     @property
     def rewinds(self) -> bool:
@@ -55,28 +76,60 @@ class Controls:
             self._held.discard(BUTTONS.get(event.button, ""))
         elif event.type == pygame.MOUSEMOTION:
             self._mouse += event.rel
+        elif event.type == pygame.JOYBUTTONDOWN and event.button < len(PAD):
+            self._hold(PAD[event.button])
+        elif event.type == pygame.JOYBUTTONUP and event.button < len(PAD):
+            self._held.difference_update(PAD[event.button])
+        elif event.type == pygame.JOYHATMOTION:
+            self._tilt(0, event.value[0])
+            self._tilt(1, -event.value[1])  # a hat counts upwards
+        elif event.type == pygame.JOYAXISMOTION:
+            value = event.value if abs(event.value) > DEAD else 0.0
+            if event.axis in (0, 1):
+                self._tilt(event.axis, value)
+            elif event.axis in (2, 3):
+                self._look[event.axis - 2] = LOOK * value
         elif event.type == pygame.WINDOWFOCUSLOST:
             self.release()  # the window will not hear of keys let go elsewhere
         return None
 
     def take(self) -> np.ndarray:
         """Returns the packed action `[k]` of what was held, tapped and moved since the last call."""
-        packed = self._keymap.packed(self._held | self._tapped, (float(self._mouse[0]), float(self._mouse[1])))
+        right, down = (self._mouse + self._look).tolist()
+        packed = self._keymap.packed(self._held | self._tapped, (right, down))
         self._forget_moment()
         return packed
+
+    def waited(self) -> float | None:
+        """Returns when the oldest input came that no action was taken for yet; None where there is none."""
+        return self._since
 
     def release(self) -> None:
         """Lets go of everything."""
         self._held.clear()
+        self._look[:] = 0
         self._forget_moment()
 
     def _press(self, key: str) -> str | None:
         if key in COMMANDS and (key == "escape" or key not in self._keymap.keys):
             return COMMANDS[key]
-        self._held.add(key)
-        self._tapped.add(key)
+        self._hold((key,))
         return None
+
+    def _hold(self, keys: tuple[str, ...]) -> None:
+        self._held.update(keys)
+        self._tapped.update(keys)
+        if self._since is None and self._keymap.keys.intersection(keys):
+            self._since = perf_counter()
+
+    def _tilt(self, axis: int, value: float) -> None:
+        for side in (-1, 1):
+            if value * side > 0:
+                self._hold(STICK[axis, side])
+            else:
+                self._held.difference_update(STICK[axis, side])
 
     def _forget_moment(self) -> None:
         self._tapped.clear()
         self._mouse[:] = 0
+        self._since = None
