@@ -1,0 +1,45 @@
+"""Every script of `demos/` that a user is told of runs and leaves what it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v2 as imageio
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(name, *words, folder=None):
+    script = [sys.executable, str(ROOT / "demos" / name), *map(str, words)]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_dream_is_stepped():
+    assert "eight rows: frames (8, 64, 64, 3)" in run("step_a_world.py")
+
+
+def test_a_dream_is_branched_and_rewound_in_a_film(tmp_path):
+    assert "30 frames of one past" in run("branch_a_dream.py", "arena", tmp_path / "a.gif")
+    frames = imageio.mimread(tmp_path / "a.gif", memtest=False)
+    assert len(frames) == 31 + 30 + 30
+    halves = [(frame[:, :256], frame[:, 256:]) for frame in frames]
+    same = [abs(a.astype(int) - b).max() < 8 for a, b in halves]
+    assert all(same[:31]) and same[-1] and not all(same[31:61])
+
+
+def test_a_game_is_filmed_beside_its_dream(tmp_path):
+    assert "the game on the left" in run("film_beside.py", "arena", tmp_path / "b.mp4", "--frames", 20)
+    frames = imageio.mimread(tmp_path / "b.mp4", memtest=False)
+    assert len(frames) == 20 and frames[0].shape[1] == 2 * frames[0].shape[0]
+    assert abs(frames[0][:, :256].astype(int) - frames[0][:, 256:]).mean() < 4  # both begin alike
+
+
+@pytest.mark.slow
+def test_a_game_becomes_a_world_to_play(tmp_path):
+    words = ("game=arena", "policy=sticky", "--frames", 3000, "--minutes", 0.5, "--preset", "pixel", "--play", 30)
+    told = run("my_game.py", tmp_path, *words)
+    assert "worldsim play" in told and (tmp_path / "run" / "world" / "world.json").exists()
+    assert (tmp_path / "play.mp4").exists() and (tmp_path / "check.html").exists()
