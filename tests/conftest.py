@@ -1,7 +1,7 @@
 """Skips tests marked gpu where there is no CUDA; `--forbid-skips` makes any other skipped test a failure.
 
-Here because a skipped test looks like a passed one.
-Leaves out fixtures: fakes stand in modules of their own.
+Here because a skipped test looks like a passed one; and beside it the display that every test of a window opens.
+Leaves out other fixtures: fakes stand in modules of their own.
 """
 
 import pytest
@@ -44,3 +44,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if config.getoption("--forbid-skips") and _skipped:
         terminalreporter.write_line(f"skipped without the gpu marker: {', '.join(_skipped)}", red=True)
+
+
+@pytest.fixture
+def dummy(monkeypatch):
+    """Pygame with a display that shows nothing."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    pygame = pytest.importorskip("pygame")
+    yield pygame
+    pygame.display.quit()

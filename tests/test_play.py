@@ -11,6 +11,7 @@ import pytest
 from fake_world import ACTION, AGE, EPISODE, FakeWorld
 from gymnasium import spaces
 from omegaconf import OmegaConf
+from posted import press
 from tiny_world import tiny_world
 
 from worldsim import bundle
@@ -32,14 +33,6 @@ MOUSE = {
 
 
 @pytest.fixture
-def dummy(monkeypatch):
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    pygame = pytest.importorskip("pygame")
-    yield pygame
-    pygame.display.quit()
-
-
-@pytest.fixture
 def without_display(monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
@@ -47,11 +40,6 @@ def without_display(monkeypatch):
 
 def opened(policy=None, **facts):
     return PlayWindow(WorldModelEnv(FakeWorld(**({"end": 0} | facts))), policy, seed=0)
-
-
-def press(pygame, *keys, up=False):
-    for key in keys:
-        pygame.event.post(pygame.event.Event(pygame.KEYUP if up else pygame.KEYDOWN, key=pygame.key.key_code(key)))
 
 
 def shown(window, band=ACTION):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import gymnasium as gym
 import imageio.v2 as imageio
@@ -11,6 +12,7 @@ import pytest
 from fake_world import ACTION, AGE, PAST, PROMPT, FakeWorld, read
 from gymnasium import spaces
 from omegaconf import OmegaConf
+from posted import press
 from tiny_world import tiny_world
 
 from worldsim import bundle
@@ -23,6 +25,8 @@ from worldsim.play.controls import COMMANDS, LEGEND, Controls
 from worldsim.play.session import AHEAD, Session
 from worldsim.play.tape import Tape, dream_info
 from worldsim.play.window import PlayWindow
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 class CountingGame(gym.Env):
@@ -52,21 +56,8 @@ class CountingGame(gym.Env):
         self.closed = True
 
 
-@pytest.fixture
-def dummy(monkeypatch):
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    pygame = pytest.importorskip("pygame")
-    yield pygame
-    pygame.display.quit()
-
-
 def opened(world=None, **given):
     return PlayWindow(WorldModelEnv(world or FakeWorld(end=0)), seed=0, **given)
-
-
-def press(pygame, *keys, up=False):
-    for key in keys:
-        pygame.event.post(pygame.event.Event(pygame.KEYUP if up else pygame.KEYDOWN, key=pygame.key.key_code(key)))
 
 
 def tap(pygame, window, *keys):
@@ -261,6 +252,36 @@ def test_what_is_played_is_kept_without_what_was_taken_back(dummy, tmp_path):
     assert [read(frame, AGE) for frame in np.array(store.observations(0))] == [*range(8)]
 
 
+@pytest.mark.parametrize("what", ["a branch", "an end", "a cut"])
+def test_what_follows_going_back_past_what_is_written_is_an_episode_of_its_own(dummy, tmp_path, monkeypatch, what):
+    env, folder = WorldModelEnv(FakeWorld(end=0)), tmp_path / "data"
+    with EpisodeWriter(folder, dream_info(env)) as writer:
+        tape = Tape(writer, longest=4 if what == "a cut" else 1000)
+        with PlayWindow(env, seed=0, tape=tape) as window:
+            advance(window, 3)
+            env.world.end = 1 if what == "an end" else 0
+            if what == "a branch":
+                tap(dummy, window, "p", "b")
+                press(dummy, "p")
+                advance(window, 2)
+                tap(dummy, window, "p", "f1")
+            else:
+                window.advance()
+            env.world.end = 0
+            press(dummy, "backspace")
+            advance(window, 2)
+            press(dummy, "backspace", up=True)
+            if window.paused:
+                press(dummy, "p")
+            advance(window, 2)
+    store = EpisodeStore(folder)
+    for index, record in enumerate(store.records):
+        ages = [read(frame, AGE) for frame in np.array(store.observations(index))]
+        assert ages == [*range(ages[0], ages[0] + len(ages))], ages
+        assert record.total_steps == len(ages) - 1
+    assert len(store) >= 2
+
+
 def test_an_end_is_kept_as_one_and_long_play_is_cut(tmp_path):
     frame = np.zeros((40, 48, 3), np.uint8)
     with EpisodeWriter(tmp_path / "data", dream_info(WorldModelEnv(FakeWorld()))) as writer:
@@ -284,7 +305,39 @@ def test_videos_are_begun_and_ended_by_v_and_the_last_by_closing(dummy, tmp_path
         tap(dummy, window, "v")
         advance(window, 4)
     lengths = [len(imageio.mimread(tmp_path / f"seen-{i}.mp4", memtest=False)) for i in (1, 2)]
-    assert lengths == [10, 5] and len([*tmp_path.iterdir()]) == 2
+    assert lengths == [11, 6] and len([*tmp_path.iterdir()]) == 2
+
+
+def test_a_video_that_is_ended_at_once_is_one_of_the_frame_on_screen(dummy, tmp_path):
+    with opened(FakeWorld(end=0, fps=30.0), video=tmp_path / "seen.mp4") as window:
+        tap(dummy, window, "p", "v")
+        tap(dummy, window, "v")
+        tap(dummy, window, "v")
+    assert [len(imageio.mimread(path, memtest=False)) for path in sorted(tmp_path.iterdir())] == [1, 1]
+
+
+def test_the_mouse_is_let_go_of_and_taken_again(dummy, monkeypatch):
+    taken = []  # SDL's dummy driver takes none, and grabs want a window
+    monkeypatch.setattr(
+        dummy.event, "set_grab", lambda wanted: taken.append((wanted, bool(dummy.display.get_surface())))
+    )
+    keymap = {"rest": [0], "bindings": [], "mouse": [{"axis": "x", "component": 0, "scale": 0.01}]}
+    with opened(FakeWorld(spaces.Box(-1, 1, (1,), np.float32), keymap, end=0)) as window:
+        for key in ("m", "m", "p", "p"):
+            tap(dummy, window, key)
+    assert taken == [(wanted, True) for wanted in (True, False, True, False, True)]
+
+
+@pytest.mark.parametrize("given", [{"record": "mine"}, {"game": {"_target_": "x"}}])
+def test_what_wants_a_window_is_refused_without_one(tmp_path, monkeypatch, given):
+    monkeypatch.setattr(bundle, "load", lambda *_: FakeWorld())
+    monkeypatch.chdir(tmp_path)
+    config = OmegaConf.merge(
+        OmegaConf.load(f"{CONFIGS}/play.yaml"), {"world": "fake", "headless": True, "frames": 2, **given}
+    )
+    with pytest.raises(ValueError, match="with a window"):
+        play.main(config)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_window_answers_while_a_frame_is_computed(dummy):

@@ -38,9 +38,12 @@ def main(config: DictConfig) -> int:
     _check(config)
     # Latent observations and frames by `render`: so the network's time and the decoder's are told apart.
     env = WorldModelEnv(_load(config), obs="latent", render_mode="rgb_array", uncertainty=config.uncertainty)
-    policy = _make_policy(config, env)
+    keymap = env.keymap if config.keymap is None else read_keymap(Path(str(config.keymap)), env.action_space)
+    policy = _make_policy(config, env, keymap)
     if not config.headless and has_display():
-        return _open_window(config, env, policy)
+        return _open_window(config, env, policy, keymap)
+    if config.get("game") is not None or config.record is not None:
+        raise ValueError("expected game= and record= with a window, found none; leave them out")
     frames = config.frames or getattr(policy, "num_frames", FRAMES)
     if not config.headless:
         print(f"no display found: playing {frames} frames without a window, into {config.out}")
@@ -51,8 +54,7 @@ def main(config: DictConfig) -> int:
     return 0
 
 
-def _open_window(config: DictConfig, env: WorldModelEnv, policy: Policy | None) -> int:
-    keymap = None if config.keymap is None else read_keymap(Path(str(config.keymap)), env.action_space)
+def _open_window(config: DictConfig, env: WorldModelEnv, policy: Policy | None, keymap: Keymap) -> int:
     with ExitStack() as stack:
         beside = tape = None
         if config.get("game") is not None:
@@ -60,7 +62,8 @@ def _open_window(config: DictConfig, env: WorldModelEnv, policy: Policy | None) 
             stack.callback(game.close)
             beside = Beside(game, env.world, config.seed or 0)
         if config.record is not None:
-            tape = Tape(stack.enter_context(EpisodeWriter(Path(str(config.record)), dream_info(env))))
+            writer = stack.enter_context(EpisodeWriter(Path(str(config.record)), dream_info(env)))
+            tape = Tape(writer, policy="script" if config.script else str(config.agent or "human"))
         window = PlayWindow(env, policy, config.seed, config.scale, keymap, beside, tape, Path(config.out))
         stack.enter_context(window).run(config.frames)
     return 0
@@ -84,10 +87,10 @@ def _load(config: DictConfig) -> WorldModel:
     return bundle.load(str(config.world), config.device, config.steps, config.sampler, config.guidance)
 
 
-def _make_policy(config: DictConfig, env: WorldModelEnv) -> Policy | None:
+def _make_policy(config: DictConfig, env: WorldModelEnv, keymap: Keymap) -> Policy | None:
     """Returns who acts, or None for the player (and, without a window, for the sticky policy)."""
     if config.script is not None:
-        return ScriptPolicy(read_script(config.script, env.keymap), env.keymap)
+        return ScriptPolicy(read_script(config.script, keymap), keymap)
     if config.agent in (None, "human"):
         return None
     return find_actor(str(config.agent), env.action_space, _rng(config), latent=env.world.takes_latent_actions)

@@ -7,9 +7,7 @@ Leaves out Minari (`minari_sets`), decoding (`frame_files`), what columns mean (
 from __future__ import annotations
 
 import math
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -30,15 +28,15 @@ from worldsim.data.action_files import (
     make_layout,
     read_actions,
 )
-from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter, hash_episode
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore
 from worldsim.data.frame_files import Miscount, Take, find_files, open_takes
 from worldsim.data.hdf5_files import find_hdf5_files, read_hdf5
-from worldsim.data.index import FACTS, EpisodeRecord, check_continues
+from worldsim.data.index import FACTS
 from worldsim.data.lerobot_sets import read_lerobot
 from worldsim.data.mcap_files import find_mcap_files, read_mcap
 from worldsim.data.recorder import DEFAULT_FPS
-from worldsim.data.shards import sync_folder
 from worldsim.data.thinning import check_crop, thin
+from worldsim.data.whole_folder import write_import
 
 RESIZED_AT_ONCE = 64  # frames; as floats they take four times their bytes
 
@@ -367,47 +365,3 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
         torch.from_numpy(np.array(frames[i : i + RESIZED_AT_ONCE])) for i in range(0, len(frames), RESIZED_AT_ONCE)
     ]
     return np.concatenate([pixels.resize(part, height, width).numpy() for part in parts])
-
-
-def write_import(
-    out: Path, info: DatasetInfo, episodes: Iterable[Episode], progress: Callable[[int], Any] = lambda frames: None
-) -> int:
-    """Writes the data folder `out`, which appears when it is whole; returns how many frames were new.
-
-    Until then episodes are kept in `<out>.partial`, where an import that was killed goes on. Episodes that are there
-    are compared and not written again. Raises ValueError where others are there.
-    """
-    check_continues(out, info)
-    folder = out if (out / FACTS).exists() else out.with_name(f"{out.name}.partial")
-    with EpisodeWriter(folder, info) as writer:
-        try:
-            new = _append_missing(writer, episodes, progress)
-        except ValueError:
-            if folder != out:
-                shutil.rmtree(folder)
-            raise
-        if folder != out:
-            os.replace(folder, out)
-            sync_folder(out.parent)
-    return new
-
-
-def _append_missing(writer: EpisodeWriter, episodes: Iterable[Episode], progress: Callable[[int], Any]) -> int:
-    there, count, done, new = list(writer.records), 0, 0, 0
-    for count, episode in enumerate(episodes, start=1):
-        if count > len(there):
-            new += writer.append(episode).num_observations
-        elif not _is_same(there[count - 1], episode):
-            raise ValueError(
-                f"expected this import in {writer.folder}, found another episode {count}; choose another out="
-            )
-        done += len(episode.observations)
-        progress(done)
-    if count < len(there):
-        raise ValueError(f"expected {count} episodes in {writer.folder}, found {len(there)}; choose another out=")
-    return new
-
-
-def _is_same(record: EpisodeRecord, episode: Episode) -> bool:
-    found = hash_episode(episode), episode.terminated, episode.truncated, episode.total_reward
-    return found == (record.hash, record.terminated, record.truncated, record.total_reward)

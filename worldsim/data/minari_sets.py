@@ -20,8 +20,9 @@ import numpy as np
 
 from worldsim.actions import default_keymap, pack, unpack_rows
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore
-from worldsim.data.importer import check_fps, check_whole, resize, write_import
+from worldsim.data.importer import check_fps, check_whole, resize
 from worldsim.data.recorder import DEFAULT_FPS
+from worldsim.data.whole_folder import write_import
 
 FACTS = "worldsim"  # the key of Minari's metadata under which an export keeps what a data folder says of its game
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")

@@ -5,6 +5,7 @@ Here so that one place knows which keys belong to the game and which to the wind
 
 from __future__ import annotations
 
+from itertools import chain, combinations
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,21 @@ PAD = (("space", "f", "mouse left"), ("e", "return", "mouse right"), ("left shif
 DEAD, LOOK = 0.35, 12.0  # how far a stick must be from its middle; pixels a frame that the right one moves the mouse
 
 
+def legend(keymap: Keymap) -> list[tuple[str, str]]:
+    """Returns all keys and what they do, the game's first."""
+    game = " ".join(sorted(keymap.keys)) or "none"
+    return [("the game's", game + (" mouse" if keymap.uses_mouse else "")), *LEGEND]
+
+
+def names_of(table: np.ndarray, keymap: Keymap) -> list[str]:
+    """Returns the keys that press each packed action of a table `[n k]`, or its number where none do."""
+    names = {tuple(keymap.packed(set())): "-"}
+    keys = sorted(keymap.keys, key=lambda key: (len(key), key))
+    for held in chain.from_iterable(combinations(keys, count) for count in (1, 2, 3)):
+        names.setdefault(tuple(keymap.packed({*held})), " ".join(held))
+    return [names.get(tuple(row), str(i)) for i, row in enumerate(table)]
+
+
 class Controls:
     """Tracks held keys and mouse movement by their events, so that injected events count like real ones."""
 
@@ -45,6 +61,7 @@ class Controls:
         self._tapped: set[str] = set()  # pressed since the last action: a quick tap must not fall between two frames
         self._mouse, self._look = np.zeros(2), np.zeros(2)
         self._since: float | None = None  # when the oldest input came that no action was taken for
+        self.typed: str | None = None  # a seed, while the player types it
 
     @property
     def pressed(self) -> list[str]:
@@ -67,7 +84,8 @@ class Controls:
         if event.type == pygame.QUIT:
             return "quit"
         if event.type == pygame.KEYDOWN:
-            return self._press(pygame.key.name(event.key))
+            key = pygame.key.name(event.key)
+            return self._press(key) if self.typed is None else self._type(key)
         if event.type == pygame.MOUSEBUTTONDOWN:
             return self._press(BUTTONS.get(event.button, ""))
         if event.type == pygame.KEYUP:
@@ -110,8 +128,23 @@ class Controls:
         self._look[:] = 0
         self._forget_moment()
 
+    def _type(self, key: str) -> str | None:
+        """Takes a key into the seed that is being typed: digits, Enter or Escape."""
+        typed, digit = self.typed or "", key.strip("[]")
+        if key in ("return", "enter", "escape"):
+            self.typed = None
+            return None if key == "escape" else f"seed {typed[-18:]}"
+        if key == "backspace":
+            self.typed = typed[:-1]
+        elif digit.isdigit():
+            self.typed = typed + digit
+        return None
+
     def _press(self, key: str) -> str | None:
         if key in COMMANDS and (key == "escape" or key not in self._keymap.keys):
+            if COMMANDS[key] == "seed":
+                self.typed = ""
+                return None
             return COMMANDS[key]
         self._hold((key,))
         return None

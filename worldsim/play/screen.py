@@ -24,8 +24,9 @@ from worldsim import pixels
 from worldsim.data.action_files import AXIS, KEY, ActionLayout, Column
 from worldsim.data.action_files import key_name as named
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
-from worldsim.data.importer import write_import
 from worldsim.data.index import FACTS, read_info
+from worldsim.data.whole_folder import write_import
+from worldsim.play.tape import Tape
 
 FARTHEST = 200.0  # pixels that the mouse is seen to move in a frame, each way
 START, END, STOP = "f8", "f9", "f10"
@@ -133,50 +134,40 @@ def record_screen(
     The action of a step is what happened between its two frames. With `waits` nothing is recorded until F8.
     """
     pace, running, period = Pace(), not waits, 1 / writer.info.fps
-    shown: list[np.ndarray] = []
-    done: list[np.ndarray] = []
-
-    def close(terminated: bool) -> None:
-        if done:
-            writer.append(Episode(np.stack(shown), np.stack(done), None, terminated, not terminated, None, "human"))
-        shown.clear()
-        done.clear()
-
+    tape = Tape(writer, max_episode_steps)
     inputs.start(held.heard, held.moved)
     say(f"{START.upper()} {'starts' if waits else 'pauses'}, {END.upper()} ends an episode, {STOP.upper()} stops")
     due = time.perf_counter()
     last: float | None = None
     try:
-        while writer.num_frames + len(shown) < frames:
+        while writer.num_frames + tape.pending < frames:
             asked = held.asked()
             if END in asked:
-                close(terminated=True)
+                tape.close(terminated=True)
             if STOP in asked:
                 break
             if asked.count(START) % 2:
                 running = not running
-                close(terminated=False)
+                tape.close()
                 say("recording" if running else "paused")
                 due, last = time.perf_counter(), None
             time.sleep(max(0.0, due - time.perf_counter()) if running else period)
             if not running:
                 continue
             action, frame, now = held.take(), grab(), time.perf_counter()
-            if shown:
-                done.append(action)
-            shown.append(frame)
+            if tape.pending:
+                tape.add(action, None, frame, terminated=False)
+            else:
+                tape.begin(frame)
             pace.seconds += [now - last] if last is not None else []
             last, due = now, due + period
             if late := int((now - due) / period):  # whole frames behind: they are gone
                 pace.missed += late
                 due += late * period
-            progress(writer.num_frames + len(shown))
-            if len(done) >= max_episode_steps:
-                close(terminated=False)
-                shown.append(frame)  # the frame at the cut belongs to both sides
+            progress(writer.num_frames + tape.pending)
     finally:
         inputs.stop()
-        close(terminated=False)
+        tape.close()
     return pace
 
 

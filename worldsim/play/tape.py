@@ -1,4 +1,4 @@
-"""What is played, kept: as episodes of a data folder, to train on, and as a video.
+"""What a person plays, in a dream or in a game on the screen, as episodes of a data folder to train on.
 
 Here because what a player takes back must not be kept. Leaves out how episodes lie on disk (`data.episodes`).
 """
@@ -31,38 +31,43 @@ def dream_info(env: WorldModelEnv) -> DatasetInfo:
 class Tape:
     """Writes what is played as episodes, each as soon as it is over."""
 
-    def __init__(self, writer: EpisodeWriter):
-        self._writer = writer
+    def __init__(self, writer: EpisodeWriter, longest: int = LONGEST, policy: str = "human"):
+        """`policy` is who plays, as the episodes say it."""
+        self._writer, self._longest, self._policy = writer, longest, policy
         self._frames: list[np.ndarray] = []
-        self._steps: list[tuple[np.ndarray, float]] = []
+        self._steps: list[tuple[np.ndarray, float | None]] = []
+
+    @property
+    def pending(self) -> int:
+        """How many frames are in memory."""
+        return len(self._frames)
 
     def begin(self, frame: np.ndarray) -> None:
         """Begins an episode at a frame, uint8 `[H W 3]`; one that is open is closed."""
         self.close()
         self._frames = [frame]
 
-    def add(self, packed: np.ndarray, reward: float, frame: np.ndarray, terminated: bool) -> None:
-        """Adds a step: the packed action `[k]`, and what it led to."""
+    def add(self, packed: np.ndarray, reward: float | None, frame: np.ndarray, terminated: bool) -> None:
+        """Adds a step: the packed action `[k]`, and what it led to; a game on the screen tells no reward."""
         self._frames.append(frame)
         self._steps.append((packed, reward))
-        if terminated or len(self._steps) >= LONGEST:
+        if terminated or len(self._steps) >= self._longest:
             self.close(terminated)
             self._frames = [] if terminated else [frame]
 
-    def back(self) -> None:
-        """Takes the last step back, if it is not written yet."""
+    def back(self, frame: np.ndarray) -> None:
+        """Takes the last step back, to `frame`. What is written already stays, and another episode begins there."""
         if self._steps:
             self._frames.pop()
             self._steps.pop()
+        else:
+            self._frames = [frame]
 
     def close(self, terminated: bool = False) -> None:
         """Writes what is open, if it has a step."""
         if self._steps:
-            actions, rewards = zip(*self._steps, strict=True)
-            self._writer.append(
-                Episode(
-                    np.stack(self._frames), np.stack(actions), np.array(rewards, np.float32), terminated,
-                    not terminated, None, "human",
-                )
-            )  # fmt: skip
+            actions, told = zip(*self._steps, strict=True)
+            rewards = None if None in told else np.array(told, np.float32)
+            frames, taken = np.stack(self._frames), np.stack(actions)
+            self._writer.append(Episode(frames, taken, rewards, terminated, not terminated, None, self._policy))
         self._frames, self._steps = [], []

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from itertools import chain, combinations
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -28,7 +27,7 @@ from worldsim.data.frame_files import read_picture
 from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.play.beside import Beside
-from worldsim.play.controls import LEGEND, Controls
+from worldsim.play.controls import Controls, legend, names_of
 from worldsim.play.picture import Picture, Shown, Small
 from worldsim.play.session import Session
 from worldsim.play.tape import Tape
@@ -85,11 +84,10 @@ class PlayWindow:
         self.choices = env.world.takes_latent_actions
         self.video: VideoWriter | None = None
         self._video_path, self._videos, self._resources = video, 0, ExitStack()
-        self._typed: str | None = None  # a seed, while the player types it
         self._commands: list[str] = []
         self._ticks_of_end, self._due = 0.0, 0.0
         self._futures: tuple[Any, np.ndarray] | None = None
-        self._choices = self._names_of_choices()
+        self._choices = names_of(env.world.action_codec.table, self._keymap)
         self._films = ExitStack()
         self.latencies: deque[float] = deque(maxlen=600)  # seconds from a key to the frame it led to
         self._screens: deque[float] = deque(maxlen=60)  # seconds that drawing took
@@ -109,11 +107,11 @@ class PlayWindow:
         self.scale = max(1, min(self._largest_scale(), self._asked or SIZE // max(self.session.frame.shape[:2])))
         name = self.session.env.world.info.name
         pygame.display.set_caption(f"{name}: L lists the keys, Esc quits")
-        self._grab_mouse(True)
         if self._beside is not None:
             self._do(self.session.begin, self._seed, self._beside.prompt())
         self._mark()
         self._draw()
+        self._grab_mouse(True)  # there is a window now
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -177,33 +175,17 @@ class PlayWindow:
 
     def _listen(self) -> bool:
         """Reads what the player did; returns whether the window looks otherwise by it."""
-        before = self.paused, self.figures, self.legend, self.smooth, self.scale, self._typed
+        look = lambda: (self.paused, self.figures, self.legend, self.smooth, self.scale, self._controls.typed)  # noqa: E731
+        before = look()
         for event in self._pygame.event.get():
-            if self._typed is not None and event.type == self._pygame.KEYDOWN:
-                self._type(self._pygame.key.name(event.key))
-                continue
             if event.type == self._pygame.DROPFILE:
                 self._commands.append(f"open {event.file}")
             command = self._controls.feed(event)
             if command in AT_ONCE:
                 self._obey_at_once(command)
-            elif command == "seed":
-                self._typed = ""
             elif command is not None:
                 self._commands.append(command)
-        return before != (self.paused, self.figures, self.legend, self.smooth, self.scale, self._typed)
-
-    def _type(self, key: str) -> None:
-        """Takes a key into the seed that is being typed: digits, Enter or Escape."""
-        typed, digit = self._typed or "", key.strip("[]")
-        if key in ("return", "enter", "escape"):
-            self._typed = None
-            if key != "escape":
-                self._commands.append(f"seed {int(typed[-18:]) if typed else self.session.env.row_seed + 1}")
-        elif key == "backspace":
-            self._typed = typed[:-1]
-        elif digit.isdigit():
-            self._typed = typed + digit
+        return look() != before
 
     def _obey_at_once(self, command: str) -> None:
         """Does what needs no worker."""
@@ -214,7 +196,7 @@ class PlayWindow:
             self._controls.release()
             self._grab_mouse(not self.paused)
         elif command == "mouse":
-            self._grab_mouse(not self._pygame.event.get_grab())
+            self._grab_mouse(not self._has_mouse)
         elif command in ("slow", "figures", "legend", "smooth", "choices"):
             setattr(self, command, not getattr(self, command))
         elif command == "agent":
@@ -237,7 +219,7 @@ class PlayWindow:
         elif name == "go":
             self._do(self._go_to, int(rest.removeprefix("to ")))
         elif name == "seed":
-            self._begin(int(rest))
+            self._begin(int(rest) if rest else self.session.env.row_seed + 1)
         elif name == "open":
             self._open(rest)
         elif command == "take over":
@@ -277,7 +259,7 @@ class PlayWindow:
 
     def _rewind(self) -> None:
         if self.session.rewind() and self._tape is not None:
-            self._tape.back()
+            self._tape.back(self.session.frame)
 
     def _go_to(self, index: int) -> None:
         if self.session.go_to(index):
@@ -319,6 +301,7 @@ class PlayWindow:
         path = self._video_path.with_stem(f"{self._video_path.stem}-{self._videos}")
         self._films = self._resources.enter_context(ExitStack())
         self.video = self._films.enter_context(VideoWriter(path, self._fps))
+        self.video.append(np.concatenate(self._frames(), 1))  # a film without a frame is none
 
     def _look_ahead(self) -> None:
         """Dreams what each choice leads to from here, once for every moment."""
@@ -332,7 +315,7 @@ class PlayWindow:
     def _draw(self) -> None:
         began = perf_counter()
         words = {
-            "seed: " + (self._typed or "") + "_": self._typed is not None, "back": self._controls.rewinds,
+            f"seed: {self._controls.typed}_": self._controls.typed is not None, "back": self._controls.rewinds,
             "paused": self.paused, "the end": self.session.ended,
         }  # fmt: skip
         shown = Shown(
@@ -341,7 +324,7 @@ class PlayWindow:
             word=next((word for word, holds in words.items() if holds), ""),
             lines=self.lines() if self.figures else (),
             rows=self._rows(),
-            legend=self._legend() if self.legend else (),
+            legend=legend(self._keymap) if self.legend else (),
             scale=self.scale,
             smooth=self.smooth,
         )
@@ -355,19 +338,6 @@ class PlayWindow:
         if self._futures is not None and self.paused and self.choices:
             ahead = [*zip(self._choices, self._futures[1], strict=False)]
         return [row for row in (kept, ahead) if row]
-
-    def _names_of_choices(self) -> list[str]:
-        """Returns the keys of each choice, or its number where none lead to it."""
-        table, keymap = self.session.env.world.action_codec.table, self._keymap
-        names = {tuple(keymap.packed(set())): "-"}
-        keys = sorted(keymap.keys, key=lambda key: (len(key), key))
-        for held in chain.from_iterable(combinations(keys, count) for count in (1, 2, 3)):
-            names.setdefault(tuple(keymap.packed({*held})), " ".join(held))
-        return [names.get(tuple(row), str(i)) for i, row in enumerate(table)]
-
-    def _legend(self) -> list[tuple[str, str]]:
-        game = " ".join(sorted(self._keymap.keys)) or "none"
-        return [("the game's", game + (" mouse" if self._keymap.uses_mouse else "")), *LEGEND]
 
     def lines(self) -> tuple[str, ...]:
         """Returns what is written below the picture."""
@@ -395,6 +365,6 @@ class PlayWindow:
 
     def _grab_mouse(self, wanted: bool) -> None:
         """Takes or lets go of the mouse, where the game uses it."""
-        taken = self._keymap.uses_mouse and wanted
-        self._pygame.event.set_grab(taken)
-        self._pygame.mouse.set_visible(not taken)
+        self._has_mouse = self._keymap.uses_mouse and wanted
+        self._pygame.event.set_grab(self._has_mouse)
+        self._pygame.mouse.set_visible(not self._has_mouse)
