@@ -23,7 +23,8 @@ BUTTONS = {1: "mouse left", 2: "mouse middle", 3: "mouse right"}  # a keymap may
 class Controls:
     """Tracks held keys and mouse movement by their events, so that injected events count like real ones."""
 
-    def __init__(self, pygame: ModuleType, keymap: Keymap):
+    def __init__(self, pygame: ModuleType | None, keymap: Keymap):
+        """`pygame` may be None where no window feeds events: `press`, `lift` and `move` take pygame's names of keys."""
         self._pygame, self._keymap = pygame, keymap
         self._held: set[str] = set()
         self._tapped: set[str] = set()  # pressed since the last action: a quick tap must not fall between two frames
@@ -43,12 +44,13 @@ class Controls:
     def feed(self, event: Any) -> str | None:
         """Takes one event; returns the command it stands for, if any."""
         pygame = self._pygame
+        assert pygame is not None
         if event.type == pygame.QUIT:
             return "quit"
         if event.type == pygame.KEYDOWN:
-            return self._press(pygame.key.name(event.key))
+            return self.press(pygame.key.name(event.key))
         if event.type == pygame.MOUSEBUTTONDOWN:
-            return self._press(BUTTONS.get(event.button, ""))
+            return self.press(BUTTONS.get(event.button, ""))
         if event.type == pygame.KEYUP:
             self._held.discard(pygame.key.name(event.key))
         elif event.type == pygame.MOUSEBUTTONUP:
@@ -58,6 +60,14 @@ class Controls:
         elif event.type == pygame.WINDOWFOCUSLOST:
             self.release()  # the window will not hear of keys let go elsewhere
         return None
+
+    def lift(self, key: str) -> None:
+        """Takes a key or button that went up."""
+        self._held.discard(key)
+
+    def move(self, right: float, down: float) -> None:
+        """Takes a movement of the mouse, in pixels."""
+        self._mouse += (right, down)
 
     def take(self) -> np.ndarray:
         """Returns the packed action `[k]` of what was held, tapped and moved since the last call."""
@@ -70,7 +80,8 @@ class Controls:
         self._held.clear()
         self._forget_moment()
 
-    def _press(self, key: str) -> str | None:
+    def press(self, key: str) -> str | None:
+        """Takes a key or button that went down; returns the command it stands for, if any."""
         if key in COMMANDS and (key == "escape" or key not in self._keymap.keys):
             return COMMANDS[key]
         self._held.add(key)

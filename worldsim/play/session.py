@@ -17,7 +17,7 @@ from worldsim.actions import unpack
 from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.saved_state import EnvState
-from worldsim.types import map_rows
+from worldsim.types import Rows, map_rows
 
 MEMORY = 2**28  # bytes that may be gone back through
 
@@ -45,7 +45,7 @@ class Session:
     def begin(self, seed: int | None = None) -> None:
         """Starts the seed's first episode, or without a seed the next one; that cannot be undone."""
         self.frame, info = self.env.reset(seed=seed)
-        room = MEMORY // _size(self.env.get_state()) if self._rewindable else 0
+        room = MEMORY // num_bytes(self.env.get_state()) if self._rewindable else 0
         self._past: deque[Moment] = deque(maxlen=min(self._rewindable, room))
         self.age, self.total_reward = info["age"], 0.0
         self.started, self.ended = True, False
@@ -80,7 +80,7 @@ class Session:
         return float(np.percentile(self._seconds, percentile)) * 1e3 if self._seconds else float("nan")
 
 
-def _size(state: EnvState) -> int:
+def num_bytes(state: Rows) -> int:
     """Returns a state's bytes."""
     sizes: list[int] = []
 
