@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import imageio.v3 as iio
@@ -32,22 +32,23 @@ FARTHEST = 1e4  # pixels of the mouse in one message; more is nonsense
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What a player's row stands at; a value."""
-
-    state: WorldState  # of one row
-    picture: bytes  # WebP without loss
-    age: int
-    total_reward: float
-    ended: bool
-
-
-@dataclass(frozen=True)
 class Start:
     """A row's next frame is the first of an episode."""
 
     seed: int
     episode: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a player's row stands at; a value."""
+
+    start: Start
+    state: WorldState  # of one row
+    picture: bytes  # WebP without loss
+    age: int = 0
+    total_reward: float = 0.0
+    ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,19 +70,20 @@ def _start(world: WorldModel, start: Start) -> Moment:
     address = noise.address_of([start.seed], world.device)
     address[:, 1] = start.episode
     state = world.initial(draw_prompt(address, world.num_prompts), address)
-    return Moment(state, _encode(world.observe(state)[0].cpu().numpy()), 0, 0.0, False)
+    return Moment(start, state, _encode(world.observe(state)[0].cpu().numpy()))
 
 
 def _step(world: WorldModel, reader: ActionReader, steps: list[Step]) -> list[Moment]:
+    moments = [step.moment for step in steps]
     actions = unpack_rows(reader.space, np.stack([step.action for step in steps]))
-    before = map_rows(lambda *rows: torch.cat(rows), *(step.moment.state for step in steps))
+    before = map_rows(lambda *rows: torch.cat(rows), *(moment.state for moment in moments))
     state, outcome = world.step(before, reader.read(actions, len(steps)))
     rows = (state.select(row[None]) for row in torch.arange(len(steps), device=world.device))
     pictures = map(_encode, world.observe(state).cpu().numpy())
     outcomes = zip(outcome.reward.tolist(), outcome.terminated.tolist(), strict=True)
     return [
-        Moment(row, picture, step.moment.age + 1, step.moment.total_reward + reward, ended)
-        for step, row, picture, (reward, ended) in zip(steps, rows, pictures, outcomes, strict=True)
+        Moment(was.start, row, picture, was.age + 1, was.total_reward + reward, ended)
+        for was, row, picture, (reward, ended) in zip(moments, rows, pictures, outcomes, strict=True)
     ]
 
 
@@ -134,7 +136,8 @@ class Player:
         elif command == "reset":
             self._begins = True
         elif command == "seed":
-            self.seed, self.episode, self._begins = next(self._seeds), -1, True
+            self._next = Start(next(self._seeds), 0)
+            self._begins = True
         elif command == "step":
             self._paused = self._steps_once = True
         elif command == "slow":
@@ -164,8 +167,8 @@ class Player:
     def _start(self) -> Start:
         self._begins = self._steps_once = False
         self._controls.take()  # what was typed before is not meant for the beginning
-        self.episode += 1
-        return Start(self.seed, self.episode)
+        start, self._next = self._next, replace(self._next, episode=self._next.episode + 1)
+        return start
 
     def show(self, job: Start | Step, moment: Moment) -> None:
         """Takes what a job of this player led to."""
@@ -180,8 +183,8 @@ class Player:
         """Returns what the page writes beside the picture."""
         if self.moment is None:
             return {}
-        words = {"back": self._controls.rewinds, "paused": self._paused, "the end": self.moment.ended}
-        return {
-            "word": next((word for word, holds in words.items() if holds), ""),
-            "reward": self.moment.total_reward, "age": self.moment.age, "seed": str(self.seed), "episode": self.episode,
-        }  # fmt: skip
+        moment, start = self.moment, self.moment.start
+        words = {"back": self._controls.rewinds, "paused": self._paused, "the end": moment.ended}
+        word = next((word for word, holds in words.items() if holds), "")
+        facts = {"reward": moment.total_reward, "age": moment.age, "seed": str(start.seed), "episode": start.episode}
+        return facts | {"word": word}
