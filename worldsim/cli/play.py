@@ -7,6 +7,7 @@ Leaves out recording what was played.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import numpy as np
 from omegaconf import DictConfig
@@ -50,7 +51,7 @@ def main(config: DictConfig) -> int:
 def _serve(config: DictConfig, env: WorldModelEnv) -> int:
     host, port = read_address(config.serve)
     server = PlayServer(env.world, env.keymap, config.seed, config.players, read_token(config.token, host))
-    asyncio.run(server.run(host, port))
+    asyncio.run(server.run(host, port, partial(print, flush=True)))
     return 0
 
 

@@ -77,12 +77,7 @@ class PlayServer:
     """Serves a world to players; `players` holds those who are connected, by their sockets."""
 
     def __init__(
-        self,
-        world: WorldModel,
-        keymap: Keymap,
-        seed: int | None = 0,
-        most: int = MOST,
-        token: str | None = None,
+        self, world: WorldModel, keymap: Keymap, seed: int | None = 0, most: int = MOST, token: str | None = None
     ):
         """The first player gets the seed, the next one seed + 1 and so on; without a seed it is drawn."""
         self._world, self._keymap = world, keymap
@@ -94,7 +89,7 @@ class PlayServer:
         self._ticked = asyncio.Condition()
         self.players: dict[Any, Player] = {}
 
-    async def run(self, host: str, port: int, say: Callable[[str], None] = print) -> None:
+    async def run(self, host: str, port: int, say: Callable[[str], None]) -> None:
         """Serves until it is cancelled; says the page's address first. Port 0 takes a free one."""
         app = self._web.Application()
         app.router.add_get("/", self._show_page)
