@@ -48,6 +48,7 @@ LATE = (
     "h5py",
     "pyarrow",
     "mcap",
+    "aiohttp",
     "mss",
     "pynput",
     "Xlib",

@@ -1,11 +1,14 @@
 """`worldsim play`: a window to play a world in; without a display, or with headless=true, a video of a policy's play.
 
-Here as the place where names become a world, a policy, a real game and a window. Leaves out all that a window does.
+With serve= it is a page for browsers instead. Here as the place where names become a world, a policy, a real game and a
+window. Leaves out all that a window does.
 """
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -25,6 +28,7 @@ from worldsim.messages import one_line
 from worldsim.play.beside import Beside
 from worldsim.play.headless import play_headless
 from worldsim.play.script import ScriptPolicy, read_script
+from worldsim.play.server import PlayServer, read_address, read_token
 from worldsim.play.tape import Tape, dream_info
 from worldsim.play.video import VideoWriter
 from worldsim.play.window import PlayWindow, has_display
@@ -39,6 +43,8 @@ def main(config: DictConfig) -> int:
     # Latent observations and frames by `render`: so the network's time and the decoder's are told apart.
     env = WorldModelEnv(_load(config), obs="latent", render_mode="rgb_array", uncertainty=config.uncertainty)
     keymap = env.keymap if config.keymap is None else read_keymap(Path(str(config.keymap)), env.action_space)
+    if config.serve is not None:
+        return _serve(config, env.world, keymap)
     policy = _make_policy(config, env, keymap)
     if not config.headless and has_display():
         return _open_window(config, env, policy, keymap)
@@ -51,6 +57,13 @@ def main(config: DictConfig) -> int:
     session = play_headless(env, policy, frames, config.out, config.seed)
     times = f"p50 {session.milliseconds(50):.1f} ms, p95 {session.milliseconds(95):.1f} ms"
     print(f"{frames} frames, {times} a frame with decode, K = {env.world.steps}, {env.world.device}: {config.out}")
+    return 0
+
+
+def _serve(config: DictConfig, world: WorldModel, keymap: Keymap) -> int:
+    host, port = read_address(config.serve)
+    server = PlayServer(world, keymap, config.seed, config.players, read_token(config.token, host))
+    asyncio.run(server.run(host, port, partial(print, flush=True)))
     return 0
 
 
@@ -105,7 +118,7 @@ def _check(config: DictConfig) -> None:
     read_seed(config.seed)
     if config.agent is not None and config.script is not None:
         raise ValueError("expected agent= or script=, found both; leave one out")
-    for key in ("frames", "scale", "steps"):
+    for key in ("frames", "scale", "steps", "players"):
         value = config[key]
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"expected {key} to be a whole number of at least 1, found {value}")
@@ -113,3 +126,15 @@ def _check(config: DictConfig) -> None:
         if not isinstance(config[key], bool):
             raise ValueError(f"expected {key}=true or {key}=false, found {config[key]}")
     VideoWriter(config.out, 1)  # says what is wrong with out=
+    _check_serve(config)
+
+
+def _check_serve(config: DictConfig) -> None:
+    if config.serve is None:
+        if config.token is not None:
+            raise ValueError("expected serve= beside token=, found none; give the address, such as 127.0.0.1:8000")
+        return
+    read_token(config.token, read_address(config.serve)[0])
+    for key in ("agent", "script", "frames", "scale", "headless", "game", "record", "uncertainty"):
+        if config.get(key):
+            raise ValueError(f"expected serve= or {key}=, found both; leave one out")

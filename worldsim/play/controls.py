@@ -55,7 +55,8 @@ def names_of(table: np.ndarray, keymap: Keymap) -> list[str]:
 class Controls:
     """Tracks held keys and mouse movement by their events, so that injected events count like real ones."""
 
-    def __init__(self, pygame: ModuleType, keymap: Keymap):
+    def __init__(self, pygame: ModuleType | None, keymap: Keymap):
+        """`pygame` may be None where no window feeds events: `press`, `lift` and `move` take pygame's names of keys."""
         self._pygame, self._keymap = pygame, keymap
         self._held: set[str] = set()
         self._tapped: set[str] = set()  # pressed since the last action: a quick tap must not fall between two frames
@@ -81,13 +82,14 @@ class Controls:
     def feed(self, event: Any) -> str | None:
         """Takes one event; returns the command it stands for, if any."""
         pygame = self._pygame
+        assert pygame is not None
         if event.type == pygame.QUIT:
             return "quit"
         if event.type == pygame.KEYDOWN:
             key = pygame.key.name(event.key)
-            return self._press(key) if self.typed is None else self._type(key)
+            return self.press(key) if self.typed is None else self._type(key)
         if event.type == pygame.MOUSEBUTTONDOWN:
-            return self._press(BUTTONS.get(event.button, ""))
+            return self.press(BUTTONS.get(event.button, ""))
         if event.type == pygame.KEYUP:
             self._held.discard(pygame.key.name(event.key))
         elif event.type == pygame.MOUSEBUTTONUP:
@@ -110,6 +112,14 @@ class Controls:
         elif event.type == pygame.WINDOWFOCUSLOST:
             self.release()  # the window will not hear of keys let go elsewhere
         return None
+
+    def lift(self, key: str) -> None:
+        """Takes a key or button that went up."""
+        self._held.discard(key)
+
+    def move(self, right: float, down: float) -> None:
+        """Takes a movement of the mouse, in pixels."""
+        self._mouse += (right, down)
 
     def take(self) -> np.ndarray:
         """Returns the packed action `[k]` of what was held, tapped and moved since the last call."""
@@ -140,7 +150,8 @@ class Controls:
             self.typed = typed + digit
         return None
 
-    def _press(self, key: str) -> str | None:
+    def press(self, key: str) -> str | None:
+        """Takes a key or button that went down; returns the command it stands for, if any."""
         if key in COMMANDS and (key == "escape" or key not in self._keymap.keys):
             if COMMANDS[key] == "seed":
                 self.typed = ""

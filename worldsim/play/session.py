@@ -18,7 +18,7 @@ from worldsim.actions import unpack
 from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.saved_state import EnvState
-from worldsim.types import map_rows
+from worldsim.types import Rows, map_rows
 
 MEMORY = 2**28  # bytes that may be gone back through
 BRANCHES = 8  # kept at most: as many as there are keys to go to them
@@ -58,7 +58,7 @@ class Session:
         """
         observation, info = self.env.reset(seed=seed, options=None if prompt is None else {"prompt": prompt})
         self.frame, self.facts = self._look(observation), info
-        room = MEMORY // _size(self.env.get_state()) if self._rewindable else 0
+        room = MEMORY // num_bytes(self.env.get_state()) if self._rewindable else 0
         self._past: deque[Moment] = deque(maxlen=min(self._rewindable, room))
         self.total_reward = 0.0
         self.started, self.ended = True, False
@@ -143,7 +143,7 @@ class Session:
         self.started, self.ended = moment.started, moment.ended
 
 
-def _size(state: EnvState) -> int:
+def num_bytes(state: Rows) -> int:
     """Returns a state's bytes."""
     sizes: list[int] = []
 
