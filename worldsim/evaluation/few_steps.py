@@ -86,12 +86,12 @@ def single_frames(world: WorldModel, store: EpisodeStore, episodes: list[int]) -
     return torch.cat(latents)
 
 
-def milliseconds(world: WorldModel, rows: int = 1) -> float:
-    """Returns the median time of a step of so many rows and of its decoding."""
+def milliseconds(world: WorldModel, rows: int = 1, frames: int = TIMED) -> float:
+    """Returns the median time of a step of so many rows and of its decoding, over so many frames."""
     prompts = torch.zeros(rows, dtype=torch.long, device=world.device)
     state = world.initial(prompts, noise.address_of([0] * rows, world.device))
     action, times = encode(world, world.action_codec.table[:1].repeat(rows, 0)), []
-    for _ in range(TIMED):
+    for _ in range(frames):
         start = time.perf_counter()
         state, _ = world.step(state, action)
         world.observe(state).cpu()
