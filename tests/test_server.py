@@ -306,7 +306,7 @@ def test_escape_ends_and_more_than_the_most_are_told_so():
         async with served(most=1) as (server, session):
             first = await visit(session)
             other = await visit(session)
-            assert other.facts["word"] == "1 players are here already, and more cannot be; come later"
+            assert other.facts["word"] == "as many play as can, 1; come later"
             await ended(other)
             await first.say("down", "escape")
             await ended(first)
@@ -316,7 +316,7 @@ def test_escape_ends_and_more_than_the_most_are_told_so():
     run(test)
 
 
-def test_a_slow_page_gets_the_newest_frame_and_no_queue():
+def test_few_updates_wait_for_a_slow_page_and_the_next_one_is_new():
     async def test():
         async with served() as (_, session):
             slow, quick = [await visit(session) for _ in range(2)]
@@ -422,6 +422,8 @@ def test_a_token_is_needed_wherever_others_can_ask():
         ({"serve": "127.0.0.1:65536"}, "found 127.0.0.1:65536"),
         ({"serve": "127.0.0.1:x"}, "found 127.0.0.1:x"),
         ({"token": "open-sesame"}, "expected serve= beside token="),
+        ({"players": 4}, "expected serve= beside players="),
+        ({"serve": "127.0.0.1:0", "token": 12e45678}, "expected token= as text, found the number inf"),
         ({"serve": "127.0.0.1:0", "token": "short"}, "expected token= of at least 8 characters, found 5"),
         ({"serve": "127.0.0.1:0", "headless": True}, "expected serve= or headless=, found both"),
         ({"serve": "127.0.0.1:0", "agent": "random"}, "expected serve= or agent=, found both"),

@@ -28,7 +28,7 @@ from worldsim.messages import one_line
 from worldsim.play.beside import Beside
 from worldsim.play.headless import play_headless
 from worldsim.play.script import ScriptPolicy, read_script
-from worldsim.play.server import PlayServer, read_address, read_token
+from worldsim.play.server import MOST, PlayServer, read_address, read_token
 from worldsim.play.tape import Tape, dream_info
 from worldsim.play.video import VideoWriter
 from worldsim.play.window import PlayWindow, has_display
@@ -62,7 +62,7 @@ def main(config: DictConfig) -> int:
 
 def _serve(config: DictConfig, world: WorldModel, keymap: Keymap) -> int:
     host, port = read_address(config.serve)
-    server = PlayServer(world, keymap, config.seed, config.players, read_token(config.token, host))
+    server = PlayServer(world, keymap, config.seed, config.players or MOST, read_token(config.token, host))
     asyncio.run(server.run(host, port, partial(print, flush=True)))
     return 0
 
@@ -131,8 +131,9 @@ def _check(config: DictConfig) -> None:
 
 def _check_serve(config: DictConfig) -> None:
     if config.serve is None:
-        if config.token is not None:
-            raise ValueError("expected serve= beside token=, found none; give the address, such as 127.0.0.1:8000")
+        for key in ("token", "players"):
+            if config[key] is not None:
+                raise ValueError(f"expected serve= beside {key}=, found none; give the address, such as 127.0.0.1:8000")
         return
     read_token(config.token, read_address(config.serve)[0])
     for key in ("agent", "script", "frames", "scale", "headless", "game", "record", "uncertainty"):

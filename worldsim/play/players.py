@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from worldsim.types import map_rows
 from worldsim.world_model import WorldModel, WorldState
 
 OBEYED = ("pause", "reset", "seed", "step", "slow")  # by the row
-PASSED_ON = ("quit", "figures", "larger", "smaller")  # to who shows it
+OF_THE_PAGE = ("quit", "figures", "larger", "smaller")  # the page obeys the last three itself
 FARTHEST = 1e4  # pixels of the mouse in one message; more is nonsense
 
 
@@ -95,12 +95,12 @@ def _encode(frame: np.ndarray) -> bytes:
 class Player:
     """One player: what the page reports goes in, what the row does next comes out."""
 
-    def __init__(self, keymap: Keymap, seeds: Iterator[int], fps: float, room: int = MEMORY):
-        """The seed is the next one of `seeds`; `room` is how many bytes may be gone back through."""
+    def __init__(self, keymap: Keymap, seeds: Iterator[int], fps: float, room: Callable[[], int] = lambda: MEMORY):
+        """The seed is the next one of `seeds`; `room()` is how many bytes an episode may be gone back through."""
         self.commands = {
             key: command
             for key, command in COMMANDS.items()
-            if command in OBEYED + PASSED_ON and (key == "escape" or key not in keymap.keys)
+            if command in OBEYED + OF_THE_PAGE and (key == "escape" or key not in keymap.keys)
         }
         self.moment: Moment | None = None  # before the first frame
         self._controls, self._seeds, self._fps, self._room = Controls(None, keymap), seeds, fps, room
@@ -111,7 +111,10 @@ class Player:
         self._obey("seed")
 
     def hear(self, message: str) -> str | None:
-        """Takes in a message of the page; returns what is not for the row. Raises ValueError for a bad one."""
+        """Takes in a message of the page; returns "shown" and "quit", which are not for the row.
+
+        Raises ValueError for a bad one.
+        """
         match json.loads(message):
             case ["down", str(key)] if key in self.commands:
                 return self._obey(self.commands[key])
@@ -142,7 +145,7 @@ class Player:
             self._paused = self._steps_once = True
         elif command == "slow":
             self._slow = not self._slow
-        return command if command in PASSED_ON else None
+        return command if command == "quit" else None
 
     def choose(self) -> Start | Step | None:
         """Returns what the row does in this tick of the world's rate; None where it stands still or has gone back."""
@@ -176,7 +179,7 @@ class Player:
             self._past.append(job.moment)
         else:
             most = int(REWINDABLE * min(self._fps, 30))
-            self._past = deque(maxlen=min(most, self._room // num_bytes(moment.state)))
+            self._past = deque(maxlen=min(most, self._room() // num_bytes(moment.state)))
         self.moment = moment
 
     def facts(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from functools import partial
 from importlib.resources import files
 from ipaddress import ip_address
 from itertools import chain, count
+from socket import gethostname
 from statistics import median
 from time import perf_counter
 from types import ModuleType
@@ -33,7 +34,7 @@ from worldsim.world_model import WorldModel
 
 MOST = 16  # players
 HEARTBEAT = 10.0  # seconds; a browser that answers no ping for so long has gone
-AHEAD = 6  # updates on their way to a page; a frame is 0.4 s old at most where the connection is slow
+AHEAD = 3  # updates on their way to a page: full rate where an answer takes less than 0.15 s, else it lags by so many
 LONGEST = 200  # bytes of a message of the page
 SHORTEST = 8  # characters of a token
 
@@ -51,6 +52,8 @@ def read_token(token: Any, host: str) -> str | None:
     """Returns the token that requests need; None where only this machine can ask. Raises ValueError for a short one."""
     if token is None:
         return None if is_loopback(host) else secrets.token_urlsafe()
+    if isinstance(token, float):
+        raise ValueError(f"expected token= as text, found the number {token}; take other characters")
     if len(str(token)) < SHORTEST:
         raise ValueError(f"expected token= of at least {SHORTEST} characters, found {len(str(token))}; leave it out")
     return str(token)
@@ -62,6 +65,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _shown(host: str) -> str:
+    """Returns a host as an address shows it; this machine's name where it stands for all of its addresses."""
+    host = gethostname() if host in ("0.0.0.0", "::") else host
+    return f"[{host}]" if ":" in host else host
 
 
 def import_web() -> ModuleType:
@@ -100,7 +109,7 @@ class PlayServer:
             await self._listen(runner, host, port)
             port = runner.addresses[0][1]
             token = "" if self._token is None else f"?token={quote(self._token)}"
-            say(f"play at http://{f'[{host}]' if ':' in host else host}:{port}/{token} (Ctrl-C stops)")
+            say(f"play at http://{_shown(host)}:{port}/{token} (Ctrl-C stops)")
             await self._tick_on()
         finally:
             await runner.cleanup()
@@ -117,7 +126,7 @@ class PlayServer:
         due = loop.time()
         with Threads() as threads, ThreadPoolExecutor(1) as pool:
             while True:
-                pool.submit(threads.adjust)
+                await loop.run_in_executor(pool, threads.adjust)
                 await self._tick(pool)
                 due = max(due + 1 / self._world.info.fps, loop.time())
                 await asyncio.sleep(due - loop.time())
@@ -139,20 +148,22 @@ class PlayServer:
     async def _show_page(self, request: Any) -> Any:
         self._admit(request)
         self._read_seed(request)
-        return self._web.Response(text=self._page, content_type="text/html", headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store", "Content-Security-Policy": "frame-ancestors 'none'"}
+        return self._web.Response(text=self._page, content_type="text/html", headers=headers)
 
     async def _play(self, request: Any) -> Any:
         """Is one player's connection, from its beginning to its end."""
         self._admit(request)
         seed = self._read_seed(request)
-        socket = self._web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=LONGEST, timeout=1.0)
+        limits = {"heartbeat": HEARTBEAT, "max_msg_size": LONGEST, "timeout": 1.0}
+        socket = self._web.WebSocketResponse(**limits, compress=False)  # pictures are compressed already
         await socket.prepare(request)
         if len(self.players) >= self._most:
-            await socket.send_json({"word": f"{self._most} players are here already, and more cannot be; come later"})
+            await socket.send_json({"word": f"as many play as can, {self._most}; come later"})
             await socket.close()
             return socket
         seeds = self._seeds if seed is None else chain([seed], self._seeds)
-        player = Player(self._keymap, seeds, self._world.info.fps, MEMORY // self._most)
+        player = Player(self._keymap, seeds, self._world.info.fps, lambda: MEMORY // max(1, len(self.players)))
         credits = asyncio.Semaphore(AHEAD)
         self.players[socket] = player
         shower = asyncio.create_task(self._show(socket, player, credits))
@@ -176,11 +187,9 @@ class PlayServer:
                 credits.release()
             elif command == "quit":
                 await socket.close()
-            elif command is not None:
-                await socket.send_json({"command": command})  # it is the page's own
 
     async def _show(self, socket: Any, player: Player, credits: asyncio.Semaphore) -> None:
-        """Sends what is new after a tick. A slow connection misses ticks and gets the newest frame, never a queue."""
+        """Sends what is new after a tick. A slow connection misses ticks; no more than AHEAD updates wait for it."""
         info, keymap = self._world.info, self._keymap
         hello = {"name": info.name, "shape": info.frame_shape, "mouse": keymap.uses_mouse, "keys": sorted(keymap.keys)}
         await socket.send_json(hello | {"commands": player.commands, "rewind": REWIND})
@@ -191,7 +200,7 @@ class PlayServer:
                 await self._ticked.wait()
             await credits.acquire()
             moment, facts = player.moment, player.facts() | {"players": len(self.players)}
-            if moment is None or facts == told:
+            if moment is None or (moment is shown and facts == told):
                 credits.release()
                 continue
             if moment is not shown:
@@ -213,7 +222,7 @@ class PlayServer:
         """
         given = request.query.get("token", "").encode()
         if self._token is None and not is_loopback(re.sub(r":\d+$", "", request.host).strip("[]")):
-            raise self._web.HTTPForbidden(text=f"without token= this plays at 127.0.0.1 only, not at {request.host}")
+            raise self._web.HTTPForbidden(text="without token= this plays at 127.0.0.1 only")
         if self._token is not None and not secrets.compare_digest(given, self._token.encode()):
             raise self._web.HTTPForbidden(text="the address lacks the token; open the one that worldsim play printed")
         if request.headers.get("Origin", f"://{request.host}").partition("://")[2] != request.host:
