@@ -119,16 +119,19 @@ def test_resampling_replaces_the_newest_history_of_some_clips_and_never_the_targ
     assert torch.equal(own.action, clip.action)
 
 
-def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_before_it():
+@pytest.mark.parametrize("top", [1.0, 0.5])
+def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_and_of_its_noised_self(top):
     model, clip = denoiser(), random_clip(2, 5, LATENT, CODEC)
-    config = DenoisingConfig(resampled_frames=1, resampled_share=1.0, clean_share=1.0, drop_share=0.0)
+    config = DenoisingConfig(
+        resampled_frames=1, resampled_share=1.0, resampled_level=top, clean_share=1.0, drop_share=0.0
+    )
     own = resample_history(model, clip, config, Draws(clip.latents, generator(3)))
     draw = Draws(clip.latents, generator(3))
     short = map_rows(lambda x: x[:, :4], clip)
     history = noisy_history(short, config, draw)
-    start, level = draw.normal((2, 1, *LATENT)), torch.ones(2, 1)
-    target = Stream(start, level, clip.action[:, 3:4], clip.valid[:, 3:4], torch.zeros(2, 1))
-    assert torch.equal(own.latents[:, 3:4], model.clamp(model(history, target)[0]))
+    start = top * draw.normal((2, 1, *LATENT)) + (1 - top) * clip.latents[:, 3:4]
+    target = Stream(start, torch.full((2, 1), top), clip.action[:, 3:4], clip.valid[:, 3:4], torch.zeros(2, 1))
+    assert torch.allclose(own.latents[:, 3:4], model.clamp(model(history, target)[0]))
 
 
 def test_a_dream_follows_as_much_of_the_residual_as_its_forecaster_says():

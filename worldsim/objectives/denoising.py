@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class DenoisingConfig:
     action_drop: float = 0.05  # target frames that get the null action
     resampled_frames: int = 0  # of the newest history frames, how many may be the teacher's own
     resampled_share: float = 0.375  # clips where they are
+    resampled_level: float = 1.0  # noise from which: 1 anew, with less things stay where they truly are
     resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
     faulty_share: float = 0.0  # clips whose history is faulty all along, see `faulty_history`
     shortcut_share: float = 0.125  # clips that learn large steps from two small ones
@@ -120,7 +122,8 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
     """Replaces the newest history frames of some clips by what the teacher makes of them, one after the other.
 
     So the network learns to lead its own small errors back to the game, as in a dream there is nothing else to do it
-    (Resampling Forcing, arXiv 2512.15702; here in `steps` from pure noise).
+    (Resampling Forcing, arXiv 2512.15702), in `steps` from the true frame noised to `resampled_level`. Anew, a thing
+    may be where it is not in the frame to tell, which teaches that things come and go.
     """
     rows = math.ceil(len(clip.latents) * config.resampled_share)
     own, last = map_rows(lambda x: x[:rows], clip), clip.latents.shape[1] - 1
@@ -129,9 +132,12 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
         history = noisy_history(before, config, draw)
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         forecast = teacher.forecaster.foresee(history, frame.action)
-        x = start(teacher.process, draw.normal(frame.latents.shape))
-        for i in range(steps, 0, -1):
-            level, further = (torch.full_like(frame.reward, j / steps) for j in (i, i - 1))
+        levels = [torch.full_like(frame.reward, config.resampled_level * i / steps) for i in range(steps, -1, -1)]
+        noise = draw.normal(frame.latents.shape)
+        x = start(teacher.process, noise)
+        if config.resampled_level < 1:
+            x = add_noise(teacher.process, forecast.residual(frame.latents), noise, levels[0])
+        for level, further in pairwise(levels):
             sample, _ = teacher(history, Stream(x, level, frame.action, frame.valid, further), forecast)
             x = euler_step(teacher.process, x, forecast.residual(teacher.clamp(sample)), level, further)
         sample = teacher.clamp(forecast.latent(x))
