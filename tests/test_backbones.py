@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_world import (
     WINDOW,
     conv_backbone,
@@ -13,6 +14,7 @@ from tiny_world import (
     unet_backbone,
 )
 
+from worldsim.models.unet import FLOWS, Mover
 from worldsim.types import Stream, map_rows
 
 BACKBONES = {
@@ -20,6 +22,7 @@ BACKBONES = {
     "conv, told more": partial(conv_backbone, told=5),
     "unet": unet_backbone,
     "unet, told more": partial(unet_backbone, told=5),
+    "unet, moving": partial(unet_backbone, moved=2),
     "transformer": transformer_backbone,
     "transformer, told more": partial(transformer_backbone, told=5),
 }
@@ -131,3 +134,21 @@ def test_an_untrained_network_says_nothing():
         backbone = make().double()
         out, _ = backbone(*queries(backbone, 2, 3, 1))
         assert not out.any()
+
+
+@pytest.mark.parametrize("x, y", [(0, 0), (3, 0), (0, -2), (-1, 4)])
+def test_pixels_come_from_where_the_flow_points(x, y):
+    mover = Mover(8, fold=2)
+    with torch.no_grad():
+        mover.flow.bias.copy_(torch.tensor([x, y]).repeat_interleave(FLOWS**2))
+        image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        change = mover(torch.zeros(2, 8, 4, 4), F.pixel_unshuffle(image, 2))
+    moved = image + F.pixel_shuffle(change, 2)
+    inner = slice(4, 12)
+    came = image[..., 4 + y : 12 + y, 4 + x : 12 + x]
+    assert (moved[..., inner, inner] - came).abs().max() < 1e-5
+
+
+def test_channels_that_are_no_squares_of_pixels_cannot_be_moved():
+    with pytest.raises(ValueError, match="set moved to the codec's fold"):
+        unet_backbone(latent_shape=(6, 4, 4), moved=2)

@@ -12,6 +12,7 @@ from tiny_world import (
     forgetful,
     last_frame,
     motion,
+    next_frame,
     random_clip,
     shake,
     transformer_backbone,
@@ -31,6 +32,7 @@ from worldsim.diffusion.samplers import EulerSampler
 from worldsim.diffusion.weighting import EDMWeight, Uniform
 from worldsim.models.conv import ConvBackbone
 from worldsim.models.denoiser import Denoiser
+from worldsim.models.forecast import Motion
 from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
 from worldsim.objectives.denoising import (
     DECIDING,
@@ -63,7 +65,7 @@ def generator(seed=0):
 def denoiser(make=conv_backbone, told_by=last_frame):
     forecaster = told_by(LATENT, CODEC.width)
     model = shake(Denoiser(make(LATENT, CODEC.width, told=forecaster.told), BOUND, forecaster=forecaster))
-    if told_by is not last_frame:
+    if isinstance(forecaster, Motion):
         torch.nn.init.constant_(forecaster.warp.spread.bias, 9)  # sure of nothing: everything is open
     return model
 
@@ -117,6 +119,19 @@ def test_resampling_replaces_the_newest_history_of_some_clips_and_never_the_targ
     low, high = BOUND
     assert (own.latents[:4, 3:5] >= low).all() and (own.latents[:4, 3:5] <= high).all()
     assert torch.equal(own.action, clip.action)
+
+
+def test_a_clip_s_frames_show_what_was_resampled_and_are_gone_where_faults_were_put():
+    model, clip = denoiser(told_by=next_frame), random_clip(8, 6, LATENT, CODEC)
+    look = model.forecaster.look
+    clip = replace(clip, frames=look(clip.latents))
+    config = DenoisingConfig(resampled_frames=2, resampled_share=0.5, faulty_share=0.25)
+    draw = Draws(clip.latents, generator())
+    own = resample_history(model, clip, config, draw)
+    assert torch.equal(own.frames, look(own.latents)) and not torch.equal(own.frames, clip.frames)
+    assert torch.equal(noisy_history(own, config, draw).frames, own.frames[:, :-1])
+    assert faulty_history(own, config, draw).frames is None
+    assert loss(model, clip, config).total.isfinite()
 
 
 @pytest.mark.parametrize("top", [1.0, 0.5])

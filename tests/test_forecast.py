@@ -1,12 +1,16 @@
 """What every forecaster owes the protocol: two forms that agree, and a memory nobody else writes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_world import WINDOW, forgetful, last_frame, motion, recalling, shake
+from tiny_world import WINDOW, forgetful, last_frame, motion, next_frame, recalling, shake
 
-from worldsim.types import Stream, map_rows
+from worldsim.objectives.denoising import DenoisingConfig
+from worldsim.objectives.next_frame import next_frame_loss
+from worldsim.types import Clip, Stream, map_rows
 
-FORECASTERS = {"last frame": last_frame, "motion": motion, "recalling": recalling}
+FORECASTERS = {"last frame": last_frame, "motion": motion, "recalling": recalling, "next frame": next_frame}
 LATENT, ACTIONS = (4, 2, 2), 5
 
 
@@ -76,3 +80,60 @@ def test_the_size_of_a_change_is_none_for_none_and_grows_with_its_square(forecas
     change = draw(2, *LATENT)
     assert not forecaster.size(torch.zeros_like(change)).any()
     assert torch.allclose(forecaster.size(3 * change), 9 * forecaster.size(change))
+
+
+def test_the_next_frame_is_none_of_what_was_not_seen_and_that_of_a_still_game_untrained():
+    forecaster = next_frame()
+    frames = torch.randint(256, (2, WINDOW, 16, 16, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    seen, action = torch.ones(2, WINDOW, dtype=torch.bool), torch.zeros(2, WINDOW, ACTIONS)
+    pictures = forecaster.folded.encode(frames)
+    told = forecaster.folded.decode(forecaster.picture(action[:, 0], forecaster.after(pictures, action, seen)))
+    assert torch.equal(told, frames[:, -1])
+    unseen = forecaster.after(pictures, action, seen & False)
+    assert not forecaster.expect(action[:, 0], unseen).mean.any()
+
+
+def test_frames_that_are_given_need_not_be_decoded():
+    forecaster, action = shake(next_frame()).requires_grad_(False), torch.zeros(2, 2, ACTIONS)
+    history = map_rows(lambda x: x if x.dtype == torch.bool else x.float(), clip(2, 2 * WINDOW))
+    shown = replace(history, frames=forecaster.look(history.clean))
+    assert torch.equal(forecaster.foresee(shown, action).mean, forecaster.foresee(history, action).mean)
+    dark = replace(history, frames=torch.zeros_like(shown.frames))
+    assert not torch.equal(forecaster.foresee(dark, action).mean, forecaster.foresee(history, action).mean)
+
+
+def test_a_ball_that_flies_is_foreseen_where_it_will_be():
+    forecaster, generator = next_frame(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(forecaster.parameters(), lr=3e-3)
+    for _ in range(300):
+        clip = still(balls(16, generator))
+        loss = next_frame_loss(forecaster, clip, torch.zeros(ACTIONS), DenoisingConfig(), generator=generator)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+    frames = balls(64, generator)
+    pictures, clip = forecaster.folded.encode(frames), still(frames)
+    memory = forecaster.after(pictures[:, :-1], clip.action[:, :-1], clip.valid[:, :-1])
+    told = forecaster.folded.decode(forecaster.picture(clip.action[:, -1], memory)).float()
+    kept = (frames[:, -2].float() - frames[:, -1]).square().mean()
+    assert (told - frames[:, -1]).square().mean() < kept / 5
+
+
+def balls(rows, generator):
+    """Returns frames in which a white ball of 2x2 pixels flies right or left by one pixel a step."""
+    place = torch.randint(5, 9, (rows,), generator=generator)
+    way = 2 * torch.randint(2, (rows,), generator=generator) - 1
+    frames = torch.zeros(rows, WINDOW + 1, 16, 16, 3, dtype=torch.uint8)
+    for row in range(rows):
+        for t in range(WINDOW + 1):
+            x = int(place[row] + way[row] * t)
+            frames[row, t, 7:9, x : x + 2] = 255
+    return frames
+
+
+def still(frames):
+    """Returns the clip of frames `[b t H W 3]` where nobody acts."""
+    shape = frames.shape[:2]
+    nothing, yes = torch.zeros(shape), torch.ones(shape, dtype=torch.bool)
+    latents = next_frame().codec.encode(frames)
+    return Clip(latents, torch.zeros(*shape, ACTIONS), yes, nothing, ~yes, yes, frames)

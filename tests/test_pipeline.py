@@ -24,6 +24,7 @@ from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackboneConfig
 from worldsim.models.folded import FoldedPixelsConfig
 from worldsim.models.forecast import MotionConfig
+from worldsim.models.next_frame import NextFrameConfig
 from worldsim.models.unet import UNetConfig
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
@@ -66,6 +67,27 @@ def test_episodes_become_a_world_that_steps_like_an_environment(tmp_path):
         sheets = list((tmp_path / "run" / "sheets").glob(f"{name}-*.png"))
         assert sheets and iio.imread(sheets[0]).ndim == 3
         assert (tmp_path / "run" / name / "log.jsonl").stat().st_size > 0
+
+
+FORESEEING = replace(
+    TINY,
+    forecaster=partial(NextFrameConfig, window=2, widths=(8, 16)),
+    forecast=StageSizes(batch=4, learning_rate=1e-3),
+    clip_length=4,
+    denoising=DenoisingConfig(resampled_frames=1),
+)
+
+
+def test_a_world_whose_next_frame_is_foreseen_is_the_same_when_loaded(tmp_path):
+    world = train_world(run(tmp_path, preset=FORESEEING))
+    again = bundle.load(tmp_path / "run" / "world")
+    assert again.denoiser.forecaster.config.scale == world.denoiser.forecaster.config.scale is not None
+    dreams = []
+    for each in (world, again):
+        env = WorldModelEnv(each)
+        first, _ = env.reset(seed=0)
+        dreams.append([first, *(env.step(env.action_space.sample() * 0)[0] for _ in range(3))])
+    assert all((a == b).all() for a, b in zip(*dreams, strict=True))
 
 
 PIXEL = replace(

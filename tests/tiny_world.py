@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from worldsim import pixels
 from worldsim.actions import ActionCodec
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.diffusion.samplers import EulerSampler
@@ -13,6 +14,7 @@ from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.forecast import LastFrame, Motion, MotionConfig, MotionMemory
+from worldsim.models.next_frame import NextFrame, NextFrameConfig
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.models.unet import UNet, UNetConfig
@@ -38,8 +40,8 @@ def conv_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
     return ConvBackbone(ConvBackboneConfig(latent_shape, action_width, **sizes, told=told))
 
 
-def unet_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
-    sizes = {"window": WINDOW, "widths": (8, 16), "condition_width": 16, "words": 4}
+def unet_backbone(latent_shape=(4, 2, 2), action_width=5, told=0, moved=0):
+    sizes = {"window": WINDOW, "widths": (8, 16), "condition_width": 16, "words": 4, "moved": moved}
     unet = UNet(UNetConfig(latent_shape, action_width, **sizes, told=told))
     unet.start_from(torch.randn(8, *latent_shape, generator=torch.Generator().manual_seed(0)))
     return unet
@@ -67,6 +69,32 @@ def motion(latent_shape=(4, 2, 2), action_width=5, **more):
     return forecaster
 
 
+def next_frame(latent_shape=(4, 2, 2), action_width=5):
+    """Returns a forecaster that sees through a codec of its own."""
+    sizes = {"window": WINDOW, "widths": (8, 16), "scale": 2.0}
+    return NextFrame(NextFrameConfig(latent_shape, action_width, **sizes)).see_through(PlainCodec())
+
+
+class PlainCodec:
+    """Shows three of four channels as colours of 8x8 pixels: the same to the bit, however many frames are shown."""
+
+    bound = torch.tensor([-1.0, 1.0])[:, None, None, None].expand(2, 4, 1, 1)
+
+    def decode(self, latents):
+        return pixels.to_uint8(latents[..., :3, :, :].repeat_interleave(8, -1).repeat_interleave(8, -2))
+
+    def encode(self, frames):
+        colours = pixels.to_float(frames)[..., ::8, ::8]
+        return torch.cat((colours, -colours[..., :1, :, :]), -3)
+
+
+def tiny_codec():
+    codec = ConvAutoencoder(ConvAutoencoderConfig(SHAPE, latent_channels=4, widths=(8, 8), blocks=(1, 1)))
+    shake(codec, 1)
+    codec.set_statistics(torch.tensor([0.1, 0.0, -0.1, 0.2]), torch.tensor([0.5, 0.4, 0.6, 0.3]))
+    return codec.requires_grad_(False)
+
+
 def recalling(latent_shape=(4, 2, 2), action_width=5):
     """Returns a forecaster with a warp and six keyframes."""
     forecaster = motion(latent_shape, action_width, keyframes=6, renewed=0.5)
@@ -85,11 +113,10 @@ def forgetful(memory):
 def tiny_world(
     backbone=conv_backbone, forecaster=last_frame, steps=2, context_level=0.1, provenance=None, game="counting"
 ):
-    autoencoder = ConvAutoencoder(ConvAutoencoderConfig(SHAPE, latent_channels=4, widths=(8, 8), blocks=(1, 1)))
-    shake(autoencoder, 1)
-    autoencoder.set_statistics(torch.tensor([0.1, 0.0, -0.1, 0.2]), torch.tensor([0.5, 0.4, 0.6, 0.3]))
-    codec = ActionCodec(SPACE)
+    autoencoder, codec = tiny_codec(), ActionCodec(SPACE)
     told = forecaster(autoencoder.latent_shape, codec.width)
+    if isinstance(told, NextFrame):
+        told.see_through(autoencoder)
     network = backbone(autoencoder.latent_shape, codec.width, told=told.told)
     denoiser = shake(Denoiser(network, autoencoder.bound, forecaster=told), 2)
     outcome = shake(OutcomeModel(OutcomeConfig(network.feature_width, codec.width, width=8, bins=9)), 3)

@@ -41,6 +41,7 @@ from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion, MotionConfig
 from worldsim.models.latent_action import LatentActionConfig, LatentActions
+from worldsim.models.next_frame import NextFrame, NextFrameConfig
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
 from worldsim.models.unet import UNet, UNetConfig
@@ -48,6 +49,7 @@ from worldsim.types import Clip, Forecaster, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
 FORMAT_VERSION = 2
+PROMPT = [field.name for field in fields(Clip) if field.name != "frames"]  # what is kept of a clip
 WORLDS = Path(__file__).parent / "worlds"
 MODULES = {
     "ConvAutoencoder": (ConvAutoencoder, ConvAutoencoderConfig),
@@ -56,6 +58,7 @@ MODULES = {
     "Transformer": (Transformer, TransformerConfig),
     "UNet": (UNet, UNetConfig),
     "Motion": (Motion, MotionConfig),
+    "NextFrame": (NextFrame, NextFrameConfig),
     "OutcomeModel": (OutcomeModel, OutcomeConfig),
     "LatentActions": (LatentActions, LatentActionConfig),
 }
@@ -90,7 +93,7 @@ def save(world: WorldModel, folder: str | Path, dtype: torch.dtype = torch.float
         "autoencoder": world.autoencoder.state_dict(),
         "denoiser": world.denoiser.state_dict(),
         "outcome": world.outcome.state_dict(),
-        "prompts": {name: getattr(world.prompts, name) for name in Clip.__dataclass_fields__},
+        "prompts": {name: getattr(world.prompts, name) for name in PROMPT},
     }
     if world.latent is not None:
         tensors["latent"] = world.latent.state_dict()
@@ -205,7 +208,7 @@ def _plain(part: Any, config: Any) -> dict[str, Any]:
 
 def _plain_forecaster(forecaster: Forecaster) -> dict[str, Any] | None:
     """Returns the description of a forecaster that has weights; None stands for the last frame, kept."""
-    return _plain(forecaster, forecaster.config) if isinstance(forecaster, Motion) else None
+    return _plain(forecaster, forecaster.config) if isinstance(forecaster, (Motion, NextFrame)) else None
 
 
 def _plain_value(value: Any) -> Any:
@@ -227,6 +230,8 @@ def _build(
     with torch.random.fork_rng(devices=[]):  # modules draw weights that the bundle's replace
         autoencoder, backbone, outcome = (_module(parts[name]) for name in ("autoencoder", "backbone", "outcome"))
         forecaster = LastFrame() if described is None else _module(described)
+        if isinstance(forecaster, NextFrame):
+            forecaster.see_through(autoencoder)
         latent = _module(parts["latent"]) if parts.get("latent") else None
     process, prediction = (_value(parts[name]) for name in ("process", "prediction"))
     denoiser = Denoiser(backbone, autoencoder.bound, process, prediction, forecaster)
@@ -236,7 +241,7 @@ def _build(
         module.load_state_dict(weights[name])  # copies into float32 parameters
         module.to(device)
     prompts = Clip(**{k: v.float() if v.is_floating_point() else v for k, v in weights["prompts"].items()})
-    prompts = Clip(**{name: getattr(prompts, name).to(device) for name in Clip.__dataclass_fields__})
+    prompts = prompts.to(device)
     info = read_info(text)
     if prompts.action.shape[-1] != ActionCodec(info.action_space).width:
         raise ValueError(

@@ -73,6 +73,7 @@ class Stream(Rows):
     valid: Tensor  # [b t] bool; False where there is no frame (before an episode's start, dropped history)
     target_level: Tensor | None = None  # [b t]; where the sampler steps to; None (history) means 0
     clean: Tensor | None = None  # [b t c h w], the latents before noise; None: they had none
+    frames: Tensor | None = None  # uint8 [b t H W 3], what these show; None: what the codec decodes
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Clip(Rows):
     reward: Tensor  # [b t] float32; reward of the transition into the frame
     terminated: Tensor  # [b t] bool
     known: Tensor  # [b t] bool; True where reward and terminated were recorded
+    frames: Tensor | None = None  # uint8 [b t H W 3], where a forecaster looks at pictures
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Forecast(Rows):
     mean: Tensor  # [... c h w]
     spread: Tensor | None = None  # [... c h w], above 0
     open: Tensor | None = None  # bool [... 1 h w], where the mean may be wrong altogether; None: everywhere
+    told: Tensor | None = None  # [... d h w], for a network to see; with a spread, mean and spread are
 
     def residual(self, latent: Tensor) -> Tensor:
         """Returns what diffusion is about, for a latent `[... c h w]`; zeros where the mean stands."""
@@ -171,9 +174,9 @@ class Forecast(Rows):
         return self.mean + followed * self._where_open(self.spread * residual)
 
     def beside(self, x: Tensor) -> Tensor:
-        """Returns a network's input: x `[... c h w]` and, with a spread, the mean and how wide that is on average."""
+        """Returns a network's input: x `[... c h w]` and what it is told; with a spread, mean and average spread."""
         if self.spread is None:
-            return x
+            return x if self.told is None else torch.cat((x, self.told.to(x.dtype)), -3)
         return torch.cat((x, self.mean.to(x.dtype), self.spread.mean(-3, keepdim=True).to(x.dtype)), -3)
 
     def _where_open(self, x: Tensor) -> Tensor:

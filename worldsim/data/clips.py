@@ -83,7 +83,7 @@ def _rare_rewards(store: EpisodeStore, episodes: Sequence[int]) -> tuple[float, 
     return float(common), [(i, int(t) + 1) for i, r in rewards.items() for t in np.flatnonzero(r != common)]
 
 
-def frame_batch(store: EpisodeStore, windows: list[tuple[int, int]], length: int) -> Tensor:
+def frame_batch(store: EpisodeStore, windows: Sequence[tuple[int, int]], length: int) -> Tensor:
     """Returns uint8 frames `[b length H W 3]`; positions before the episode repeat its first frame."""
     batch = [_padded(store.observations(i, max(s, 0), s + length), length) for i, s in windows]
     return torch.from_numpy(np.stack(batch))

@@ -50,6 +50,10 @@ class Stack(Rows):
         old = (self.latents, self.level, self.action, self.valid)
         return type(self)(*(torch.cat((a[:, None], b[:, :-1]), 1) for a, b in zip(new, old, strict=True)))
 
+    def newest(self) -> Tensor:
+        """Returns the newest frame `[b c h w]`, zeros where there is none."""
+        return self.latents[:, 0] * self.valid[:, 0, None, None, None].to(self.latents.dtype)
+
     def seen(self) -> tuple[Tensor, Tensor]:
         """Returns past latents `[b window*c h w]`, zeros for missing ones, and facts `[b window*(2+a)]`."""
         valid = self.valid.to(self.latents.dtype)

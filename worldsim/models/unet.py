@@ -20,6 +20,7 @@ from worldsim.models.words import VisualWords
 from worldsim.types import Rows, Stream
 
 LEVEL_FEATURES = 32
+FLOWS = 2  # flow vectors along the side of a position of the level that tells them
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class UNetConfig:
     condition_width: int = 256
     words: int = 0  # kinds of patches counted in the newest past frame, see `words.VisualWords`
     told: int = 0  # channels beside the latents, of what a forecaster says
+    moved: int = 0  # side of a position's square of pixels, where a flow moves the newest frame; 0: none does
 
     def __post_init__(self):
         _, height, width = self.latent_shape
@@ -44,6 +46,11 @@ class UNetConfig:
             raise ValueError(
                 f"expected latents whose sides halve {len(self.widths) - 1} times, found {height}x{width}; "
                 "take fewer widths or another size"
+            )
+        if self.moved and self.latent_shape[0] % self.moved**2:
+            raise ValueError(
+                f"expected latents of some times {self.moved}x{self.moved} pixels, found {self.latent_shape[0]} "
+                "channels; set moved to the codec's fold, or to 0"
             )
 
 
@@ -88,6 +95,8 @@ class UNet(nn.Module):
         self.larger = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(8, width) for width in widths)
         self.head = zero_init(nn.Conv2d(widths[0], c, 3, padding=1))
+        self.flow_level = min(1, len(widths) - 1)  # whose features see far enough, and tell things apart
+        self.mover = Mover(widths[self.flow_level], config.moved) if config.moved else None
         self.feature_width = sum(widths)
 
     def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
@@ -96,7 +105,7 @@ class UNet(nn.Module):
         goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
         parts = (target.latents, target.level, goal, target.action)
         x, level, goal, action = (rearrange(part, "b n ... -> (n b) ...") for part in parts)
-        out, features = self.read(x, level, goal, action, self._context(Stack.before(history, n, self.config.window)))
+        out, features = self.read(x, level, goal, action, self.remember(Stack.before(history, n, self.config.window)))
         return rearrange(out, "(n b) ... -> b n ...", n=n), rearrange(features, "(n b) ... -> b n ...", n=n)
 
     def start_from(self, latents: Tensor) -> None:
@@ -107,7 +116,7 @@ class UNet(nn.Module):
     def start(self, rows: int) -> UNetContext:
         """Returns an empty history for `rows` rows."""
         like = self.stem.weight.new_zeros(rows, *self.config.latent_shape)
-        return self._context(Stack.empty(like, self.config.window, self.config.action_width))
+        return self.remember(Stack.empty(like, self.config.window, self.config.action_width))
 
     def read(
         self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: UNetContext
@@ -121,25 +130,52 @@ class UNet(nn.Module):
             h = self.smaller[i - 1](h) if i else h
             h = _through(blocks, h, condition)
             skips.append(h)
-        h, features = self.mix(h), []
+        h, features, moved = self.mix(h), [], 0
         for i in reversed(range(len(self.up))):
             if i < len(self.larger):
                 h = skips[i] + F.interpolate(self.larger[i](h), scale_factor=2.0, mode="nearest")
             h = _through(self.up[i], h, condition)
             told = F.silu(self.norms[i](h))
             features.append(F.max_pool2d(told, 2 ** (len(self.larger) - i)))
-        return self.head(told), torch.cat(features, 1)
+            if self.mover is not None and i == self.flow_level:
+                moved = self.mover(told, context.stack.newest())
+        return self.head(told) + moved, torch.cat(features, 1)
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: UNetContext) -> UNetContext:
         """Returns the history with one more frame and the oldest gone."""
-        return self._context(context.stack.push(x, level, action))
+        return self.remember(context.stack.push(x, level, action))
 
-    def _context(self, stack: Stack) -> UNetContext:
+    def remember(self, stack: Stack) -> UNetContext:
+        """Returns the context whose past a stack is."""
         past, facts = stack.seen()
         known = self.embed_past(facts)
         if self.words is not None:
             known = known + self.embed_words(self.words(stack.latents[:, 0]) * stack.valid[:, :1])
         return UNetContext(stack, self.stem_past(past), known)
+
+
+class Mover(nn.Module):
+    """What a flow changes in a frame: how things move and grow is said by where their pixels come from.
+
+    Sampled where the flow points (Jaderberg et al. 2015), bicubic; untrained, nothing moves.
+    """
+
+    def __init__(self, width: int, fold: int):
+        super().__init__()
+        self.fold = fold
+        self.flow = zero_init(nn.Conv2d(width, 2 * FLOWS**2, 3, padding=1))
+
+    def forward(self, features: Tensor, newest: Tensor) -> Tensor:
+        """Returns by how much the newest frame's latent `[b c h w]` changes, as features `[b width h' w']` tell."""
+        flow = F.pixel_shuffle(self.flow(features), FLOWS).to(newest.dtype)  # in pixels, x and y
+        image = F.pixel_shuffle(newest, self.fold)
+        height, width = image.shape[-2:]
+        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
+        x, y = (torch.arange(n, device=image.device, dtype=image.dtype) + 0.5 for n in (width, height))
+        grid = torch.stack(((x + flow[:, 0]) * (2 / width) - 1, (y[:, None] + flow[:, 1]) * (2 / height) - 1), -1)
+        with torch.autocast(image.device.type, enabled=False):
+            moved = F.grid_sample(image, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        return F.pixel_unshuffle(moved - image, self.fold)
 
 
 class Attention(nn.Module):

@@ -114,7 +114,8 @@ def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
     kept = torch.where(draw.uniform(b, 1) < config.drop_share, (draw.uniform(b, 1) * m).floor(), m)
     recent = torch.arange(m, 0, -1, device=level.device) <= kept  # the newest frame has age 1
     noisy = add_noise(HISTORY, latents, draw.normal(latents.shape), level)
-    return Stream(noisy, level, clip.action[:, :-1], valid & recent, clean=latents)
+    frames = None if clip.frames is None else clip.frames[:, :-1]
+    return Stream(noisy, level, clip.action[:, :-1], valid & recent, clean=latents, frames=frames)
 
 
 @torch.no_grad()
@@ -144,7 +145,10 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
         made = torch.where(expand(frame.valid, sample), sample, frame.latents)
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))
-    return replace(clip, latents=torch.cat((own.latents, clip.latents[rows:])))
+        if own.frames is not None:
+            parts = (own.frames[:, :position], teacher.forecaster.look(made), own.frames[:, position + 1 :])
+            own = replace(own, frames=torch.cat(parts, 1))
+    return map_rows(lambda mine, all_: torch.cat((mine, all_[rows:])), own, clip)
 
 
 DECIDING = (0.3, 0.8)  # noise levels where it is decided whether and where a thing is
@@ -189,7 +193,8 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
         swapped |= inside & (count >= i)  # the first square always
     faulty = torch.where(swapped[:, None, None], wrong, true)
     last = clip.latents[b - rows :, -1:]
-    return replace(clip, latents=torch.cat((clip.latents[: b - rows], torch.cat((faulty, last), 1))))
+    # Frames no longer show it: whoever looks decodes the latents.
+    return replace(clip, latents=torch.cat((clip.latents[: b - rows], torch.cat((faulty, last), 1))), frames=None)
 
 
 def _unusual(x: Tensor, usual: Tensor) -> Tensor:

@@ -31,16 +31,18 @@ from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion
 from worldsim.models.latent_action import LatentActions
+from worldsim.models.next_frame import NextFrame, NextFrameConfig
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.unet import UNet
 from worldsim.objectives.denoising import denoising_loss, forecast_loss
+from worldsim.objectives.next_frame import next_frame_loss
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.objectives.reconstruction import reconstruction_loss
 from worldsim.pipeline.latent_actions import sizes_of, with_latent_actions
 from worldsim.pipeline.provenance import card, describe_run
 from worldsim.pipeline.run import Run
 from worldsim.training.loop import Budget, M, Stage, train
-from worldsim.types import Clip, WorldInfo
+from worldsim.types import Clip, Forecaster, WorldInfo
 from worldsim.world_model import WorldModel
 
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
@@ -250,7 +252,7 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
         _write_sheet(run, "dynamics", dream_along(world, run.store, _preview_episode(run)), step)
 
     def batch(step: int) -> Clip:
-        return clips.clips(sampler.windows(step, sizes.batch), length)
+        return seen_clips(run, forecaster, clips, sampler.windows(step, sizes.batch), length)
 
     per_step = sizes.batch * preset.denoising.num_targets
     stage = Stage("dynamics", model, batch, objective, per_step, sizes.learning_rate, preview)
@@ -270,30 +272,44 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
     model.load_state_dict(world.denoiser.state_dict())
 
 
-def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTable) -> Motion:
+def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTable) -> Motion | NextFrame:
     """Trains a forecaster, gives it its keyframes, and returns it: from here on it stands."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length, frames = preset.forecast, preset.clip_length, _statistics_frames(run)
     assert preset.forecaster is not None and sizes is not None  # the preset has both or none
+    config, denoising = preset.forecaster(**shapes), preset.denoising
     with seeded(run.seed + 3):
-        model = Motion(preset.forecaster(**shapes))
-    model.warp.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
+        model = bundle.module_of(config.fitted(frames) if isinstance(config, NextFrameConfig) else config)
+    if isinstance(model, NextFrame):
+        model.see_through(autoencoder)
+    else:
+        model.warp.start_from(pixels.to_float(frames), _encoded(autoencoder, frames).cpu())
     null, sampler = codec.null.to(device), WindowSampler(run.store, run.training_episodes, length, run.seed)
 
     def objective(model, average, clip, progress, generator):
-        return forecast_loss(model, clip.to(device), null, preset.denoising, generator=generator)
+        loss = next_frame_loss if isinstance(model, NextFrame) else forecast_loss
+        return loss(model, clip.to(device), null, denoising, generator=generator)
 
     def batch(step: int) -> Clip:
-        return clips.clips(sampler.windows(step, sizes.batch), length)
+        return seen_clips(run, model, clips, sampler.windows(step, sizes.batch), length)
 
-    per_step = sizes.batch * preset.denoising.num_targets
+    per_step = sizes.batch * denoising.num_targets
     stage = Stage("forecast", model, batch, objective, per_step, sizes.learning_rate)
     budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
     model = trained(run, stage, budget, run.seed + 3).requires_grad_(False)
-    if model.recall is not None:
+    if isinstance(model, Motion) and model.recall is not None:
         remembered, _ = _parts(run, model.config.keyframes)
         model.recall.start_from(_keyframes(run, remembered, model.config.keyframes))
     return model.cpu()
+
+
+def seen_clips(
+    run: Run, forecaster: Forecaster, clips: ClipTable, windows: Sequence[tuple[int, int]], length: int
+) -> Clip:
+    """Returns clips, with their frames where the forecaster looks at these."""
+    clip = clips.clips(windows, length)
+    looks = isinstance(forecaster, NextFrame)
+    return replace(clip, frames=frame_batch(run.store, windows, length)) if looks else clip
 
 
 def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeModel:
@@ -311,7 +327,8 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
         return outcome_loss(model, denoiser, clip.to(device), preset.denoising, rarity, generator=generator)
 
     def batch(step: int) -> Clip:
-        return clips.clips(sampler.windows(step, sizes.batch), preset.clip_length)
+        windows = sampler.windows(step, sizes.batch)
+        return seen_clips(run, denoiser.forecaster, clips, windows, preset.clip_length)
 
     stage = Stage("outcome", model, batch, objective, sizes.batch, sizes.learning_rate)
     budget = run.spend("outcome", lambda left: left)
