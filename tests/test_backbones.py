@@ -22,11 +22,11 @@ BACKBONES = {
     "conv, told more": partial(conv_backbone, told=5),
     "unet": unet_backbone,
     "unet, told more": partial(unet_backbone, told=5),
-    "unet, moving": partial(unet_backbone, moved=2),
+    "unet, moving": partial(unet_backbone, (3, 2, 2), moved=1),
     "transformer": transformer_backbone,
     "transformer, told more": partial(transformer_backbone, told=5),
 }
-LATENT, ACTIONS = (4, 2, 2), 5
+ACTIONS = 5
 
 
 @pytest.fixture(params=BACKBONES)
@@ -34,20 +34,20 @@ def backbone(request):
     return shake(BACKBONES[request.param]()).double()
 
 
-def streams(rows, length, targets, told=0, seed=0):
+def streams(rows, length, targets, latent, told=0, seed=0):
     def draw(*shape):
         generator = torch.Generator().manual_seed(seed + len(shape))
         return torch.rand(shape, generator=generator, dtype=torch.float64)
 
     valid = torch.ones(rows, length, dtype=torch.bool)
-    history = Stream(draw(rows, length, *LATENT), draw(rows, length), draw(rows, length, ACTIONS), valid)
-    level, (c, h, w) = draw(rows, targets), LATENT
+    history = Stream(draw(rows, length, *latent), draw(rows, length), draw(rows, length, ACTIONS), valid)
+    level, (c, h, w) = draw(rows, targets), latent
     latents, actions = 1 - draw(rows, targets, c + told, h, w), 1 - draw(rows, targets, ACTIONS)
     return history, Stream(latents, level, actions, valid[:, :1].expand(rows, targets), level / 2)
 
 
 def queries(backbone, rows, length, targets):
-    return streams(rows, length, targets, backbone.config.told)
+    return streams(rows, length, targets, backbone.config.latent_shape, backbone.config.told)
 
 
 def bump(x, index):
@@ -150,5 +150,7 @@ def test_pixels_come_from_where_the_flow_points(x, y):
 
 
 def test_channels_that_are_no_squares_of_pixels_cannot_be_moved():
-    with pytest.raises(ValueError, match="set moved to the codec's fold"):
-        unet_backbone(latent_shape=(6, 4, 4), moved=2)
+    with pytest.raises(ValueError, match="set moved to the fold of folded pixels"):
+        unet_backbone(latent_shape=(24, 4, 4), moved=2)
+    with pytest.raises(ValueError, match="expected latents that are squares of -1x-1"):
+        unet_backbone(moved=-1)

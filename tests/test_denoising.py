@@ -16,6 +16,7 @@ from tiny_world import (
     random_clip,
     shake,
     transformer_backbone,
+    unet_backbone,
 )
 
 from worldsim.actions import ActionCodec
@@ -119,6 +120,14 @@ def test_resampling_replaces_the_newest_history_of_some_clips_and_never_the_targ
     low, high = BOUND
     assert (own.latents[:4, 3:5] >= low).all() and (own.latents[:4, 3:5] <= high).all()
     assert torch.equal(own.action, clip.action)
+
+
+def test_a_backbone_that_moves_the_newest_frame_is_refused_where_its_output_is_something_else():
+    backbone, bound = unet_backbone((3, 2, 2), moved=1), BOUND[:, :3]
+    Denoiser(backbone, bound)
+    for more in ({"prediction": VPrediction()}, {"forecaster": next_frame((3, 2, 2))}):
+        with pytest.raises(ValueError, match="expected prediction=clean and no forecaster"):
+            Denoiser(backbone, bound, **more)
 
 
 def test_a_clip_s_frames_show_what_was_resampled_and_are_gone_where_faults_were_put():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_world import WINDOW, forgetful, last_frame, motion, next_frame, recalling, shake
+from tiny_world import WINDOW, PlainCodec, forgetful, last_frame, motion, next_frame, recalling, shake
 
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.objectives.next_frame import next_frame_loss
@@ -54,6 +54,9 @@ def test_clips_are_foreseen_as_frame_by_frame_over_four_windows(forecaster):
         assert (told.mean - foreseen.mean[:, t - 1]).abs().max() < 1e-10
         assert told.spread is None or (told.spread - foreseen.spread[:, t - 1]).abs().max() < 1e-10
         assert told.open is None or torch.equal(told.open, foreseen.open[:, t - 1])
+    for n in (1, 2):
+        last = forecaster.foresee(history, action[:, -n:]).mean
+        assert (last - foreseen.mean[:, -n:]).abs().max() < 1e-10
 
 
 def test_the_first_frame_of_an_episode_is_foreseen_from_nothing(forecaster):
@@ -102,38 +105,54 @@ def test_frames_that_are_given_need_not_be_decoded():
     assert not torch.equal(forecaster.foresee(dark, action).mean, forecaster.foresee(history, action).mean)
 
 
-def test_a_ball_that_flies_is_foreseen_where_it_will_be():
+def learning(forecaster, clip, seed=0):
+    null, generator = torch.zeros(ACTIONS), torch.Generator().manual_seed(seed)
+    return next_frame_loss(forecaster, clip, null, DenoisingConfig(action_drop=0.0), generator=generator).total
+
+
+def test_a_ball_is_foreseen_where_its_flight_and_the_last_action_take_it():
     forecaster, generator = next_frame(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(forecaster.parameters(), lr=3e-3)
-    for _ in range(300):
-        clip = still(balls(16, generator))
-        loss = next_frame_loss(forecaster, clip, torch.zeros(ACTIONS), DenoisingConfig(), generator=generator)
+    for step in range(400):
+        loss = learning(forecaster, balls(16, generator), step)
         optimizer.zero_grad()
-        loss.total.backward()
+        loss.backward()
         optimizer.step()
-    frames = balls(64, generator)
-    pictures, clip = forecaster.folded.encode(frames), still(frames)
+    clip = balls(64, generator)
+    pictures = forecaster.folded.encode(clip.frames)
     memory = forecaster.after(pictures[:, :-1], clip.action[:, :-1], clip.valid[:, :-1])
     told = forecaster.folded.decode(forecaster.picture(clip.action[:, -1], memory)).float()
-    kept = (frames[:, -2].float() - frames[:, -1]).square().mean()
-    assert (told - frames[:, -1]).square().mean() < kept / 5
+    goal = clip.frames[:, -1]
+    kept = (clip.frames[:, -2].float() - goal).square().mean()
+    assert (told - goal).square().mean() < kept / 5
+
+
+def test_the_loss_asks_nothing_of_what_was_not_seen_and_latents_only_of_the_first_half():
+    forecaster, clip = shake(next_frame()), balls(8, torch.Generator().manual_seed(0))
+    clip.valid[5, :-2] = False  # the frame before the last is an episode's first
+    clip.valid[6, :-1] = False  # the last one is: nothing to tell it from
+    loss = learning(forecaster, clip)
+
+    def with_noise(name, *place):
+        changed = getattr(clip, name).clone()
+        changed[place] = 255 - changed[place] if name == "frames" else changed[place] + 1
+        return learning(forecaster, replace(clip, **{name: changed}))
+
+    assert with_noise("frames", 5, slice(None, -2)) == loss == with_noise("frames", 6)
+    assert with_noise("latents", slice(4, None)) == loss
+    assert with_noise("frames", 5, -2) != loss != with_noise("latents", 0, -2)
 
 
 def balls(rows, generator):
-    """Returns frames in which a white ball of 2x2 pixels flies right or left by one pixel a step."""
-    place = torch.randint(5, 9, (rows,), generator=generator)
-    way = 2 * torch.randint(2, (rows,), generator=generator) - 1
+    """Returns a clip where a ball of 2x2 pixels flies right or left by a pixel a step, and at last as it is pushed."""
+    place = torch.randint(6, 9, (rows,), generator=generator)
+    way, push = (2 * torch.randint(2, (2, rows), generator=generator) - 1).unbind()
     frames = torch.zeros(rows, WINDOW + 1, 16, 16, 3, dtype=torch.uint8)
     for row in range(rows):
         for t in range(WINDOW + 1):
-            x = int(place[row] + way[row] * t)
+            x = int(place[row] + way[row] * min(t, WINDOW - 1) + (push[row] if t == WINDOW else 0))
             frames[row, t, 7:9, x : x + 2] = 255
-    return frames
-
-
-def still(frames):
-    """Returns the clip of frames `[b t H W 3]` where nobody acts."""
-    shape = frames.shape[:2]
-    nothing, yes = torch.zeros(shape), torch.ones(shape, dtype=torch.bool)
-    latents = next_frame().codec.encode(frames)
-    return Clip(latents, torch.zeros(*shape, ACTIONS), yes, nothing, ~yes, yes, frames)
+    action = torch.zeros(rows, WINDOW + 1, ACTIONS)
+    action[:, -1, 0] = push
+    nothing, yes = torch.zeros(rows, WINDOW + 1), torch.ones(rows, WINDOW + 1, dtype=torch.bool)
+    return Clip(PlainCodec().encode(frames), action, yes, nothing, ~yes, yes, frames)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from omegaconf import ListConfig
 from safetensors.torch import load_file
-from tiny_world import SHAPE, record, tiny_world
+from tiny_world import SHAPE, next_frame, record, tiny_world
 
 from worldsim import bundle
 from worldsim.cli.data import open_data
@@ -78,16 +78,51 @@ FORESEEING = replace(
 )
 
 
-def test_a_world_whose_next_frame_is_foreseen_is_the_same_when_loaded(tmp_path):
+def test_a_world_that_foresees_the_next_frame_learns_that_first_and_is_the_same_when_loaded(tmp_path):
     world = train_world(run(tmp_path, preset=FORESEEING))
-    again = bundle.load(tmp_path / "run" / "world")
-    assert again.denoiser.forecaster.config.scale == world.denoiser.forecaster.config.scale is not None
+    learned, kept = (load_file(tmp_path / "run" / stage / "final.safetensors") for stage in ("forecast", "dynamics"))
+    assert all(torch.equal(learned[name], kept[f"forecaster.{name}"]) for name in learned)
+    assert learned["unet.head.weight"].any() and world.denoiser.forecaster.config.scale is not None
+    tiny = tiny_world(forecaster=next_frame)
+    bundle.save(tiny, tmp_path / "tiny")
     dreams = []
-    for each in (world, again):
+    for each in (tiny, bundle.load(tmp_path / "tiny")):
         env = WorldModelEnv(each)
         first, _ = env.reset(seed=0)
-        dreams.append([first, *(env.step(env.action_space.sample() * 0)[0] for _ in range(3))])
+        env.action_space.seed(0)
+        dreams.append([first, *(env.step(env.action_space.sample())[0] for _ in range(3))])
     assert all((a == b).all() for a, b in zip(*dreams, strict=True))
+
+
+def test_what_foresees_is_kept_where_a_world_is_trained_on(tmp_path, monkeypatch):
+    world = train_world(run(tmp_path, preset=FORESEEING))
+    more = replace(
+        run(tmp_path, preset=FORESEEING), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world")
+    )
+    monkeypatch.setattr("worldsim.models.folded.CONTRAST", 1.0)  # as other recordings would be fitted
+    further = train_world(more)
+    assert further.denoiser.forecaster.config == world.denoiser.forecaster.config
+    old, new = world.denoiser.forecaster.state_dict(), further.denoiser.forecaster.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old) and not (tmp_path / "more" / "forecast").exists()
+    wider = replace(FORESEEING, forecaster=partial(FORESEEING.forecaster, widths=(8, 24)))
+    with pytest.raises(ValueError, match=r"to foresee by NextFrameConfig.*24.*, found NextFrameConfig.*16"):
+        train_world(replace(more, preset=wider, folder=tmp_path / "wider"))
+    assert not (tmp_path / "wider" / "dynamics").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"clip_length": 2}, "expected clip_length above window=2 and num_targets=1, found 2"),
+        ({"forecaster": partial(NextFrameConfig, window=4)}, "expected clip_length above window=4"),
+        ({"forecaster": partial(NextFrameConfig, window=2, fold=3)}, "expected fold to divide 8, found 3"),
+        ({"autoencoder": FoldedPixelsConfig}, "expected a codec that learns .* found FoldedPixelsConfig"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_before_anything_is_trained(changes, told, tmp_path):
+    with pytest.raises(ValueError, match=told):
+        train_world(run(tmp_path, preset=replace(FORESEEING, **changes)))
+    assert not (tmp_path / "run" / "codec").exists()
 
 
 PIXEL = replace(
@@ -155,7 +190,7 @@ def test_stages_run_one_by_one_and_say_what_they_need(tmp_path):
 
 
 def test_a_forecaster_is_learned_first_and_then_stands_through_stops(tmp_path):
-    forecaster = partial(MotionConfig, window=3, width=8, condition_width=8, keyframes=6)
+    forecaster = partial(MotionConfig, window=2, width=8, condition_width=8, keyframes=6)
     first = run(tmp_path, preset=replace(TINY, forecaster=forecaster, forecast=SIZES))
     train_world(first, "codec"), train_world(first, "encode"), train_world(first, "dynamics")
     folder = tmp_path / "run"

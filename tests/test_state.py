@@ -11,7 +11,7 @@ import torch
 from fake_world import ACTION, AGE, EPISODE, FakeWorld, read
 from fake_world import PROMPT as PROMPT_BAND
 from gymnasium import spaces
-from tiny_world import conv_backbone, random_clip, recalling, tiny_world, transformer_backbone
+from tiny_world import conv_backbone, next_frame, random_clip, recalling, tiny_world, transformer_backbone
 
 from worldsim import bundle
 from worldsim.dream.env import WorldModelEnv
@@ -23,9 +23,10 @@ WORLDS = pytest.mark.parametrize(
         lambda: FakeWorld(spaces.MultiBinary(4), keymap=None),
         tiny_world,
         lambda: tiny_world(forecaster=recalling),
+        lambda: tiny_world(forecaster=next_frame),
         lambda: tiny_world(transformer_backbone, context_level=0.1),
     ],
-    ids=["fake", "conv", "recalling", "transformer"],
+    ids=["fake", "conv", "recalling", "foreseeing", "transformer"],
 )
 ENVS = pytest.mark.parametrize(
     "make_env", [WorldModelEnv, lambda world, **more: WorldModelVectorEnv(world, 3, **more)], ids=["single", "vector"]

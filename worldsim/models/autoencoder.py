@@ -41,6 +41,12 @@ class ConvAutoencoderConfig:
                 f"{self.latent_channels}"
             )
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a frame's latent."""
+        height, width, _ = self.frame_shape
+        return self.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
+
 
 class ConvAutoencoder(nn.Module):
     """Frames `[... H W 3]` uint8 to latents `[... c h w]` and back, h = H / 8.
@@ -61,7 +67,7 @@ class ConvAutoencoder(nn.Module):
         self.config = config
         c, (outer, inner), (n_outer, n_inner) = config.latent_channels, config.widths, config.blocks
         height, width, _ = config.frame_shape
-        self.latent_shape = (c, height // DOWNSAMPLING, width // DOWNSAMPLING)
+        self.latent_shape = config.latent_shape
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
             nn.Conv2d(48, outer, 3, padding=1),

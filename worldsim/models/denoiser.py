@@ -50,13 +50,17 @@ class Denoiser(nn.Module):
         prediction: Prediction | None = None,
         forecaster: Forecaster | None = None,
     ):
-        """Raises ValueError where the prediction cannot start from the process' pure noise."""
+        """Raises ValueError where the prediction cannot start from the process' pure noise, or a backbone moves a frame
+        that is not what its output is added to."""
         super().__init__()
         self.backbone, self.forecaster = backbone, forecaster or LastFrame()
         self.register_buffer("bound", bound.clone())
         self.process: NoiseProcess = process or RectifiedFlow()
         self.prediction: Prediction = prediction or CleanPrediction()
         check(self.prediction, self.process)
+        told_as_it_is = isinstance(self.prediction, CleanPrediction) and isinstance(self.forecaster, LastFrame)
+        if getattr(backbone.config, "moved", 0) and not told_as_it_is:
+            raise ValueError("expected prediction=clean and no forecaster of a backbone that moves the newest frame")
 
     def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
         """Returns clean latents `[b n c h w]` (float32) and features `[b n d h w]` for noisy residuals of a forecast.

@@ -35,6 +35,12 @@ class FoldedPixelsConfig:
                 "record with another size"
             )
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a folded frame."""
+        height, width, channels = self.frame_shape
+        return channels * self.fold**2, height // self.fold, width // self.fold
+
     def fitted(self, frames: Tensor) -> Self:
         """Returns these sizes with a scale: where none is given, one by which uint8 frames `[n H W 3]` get CONTRAST."""
         if self.scale is not None:
@@ -50,8 +56,7 @@ class FoldedPixels(nn.Module):
     def __init__(self, config: FoldedPixelsConfig):
         super().__init__()
         self.config = config
-        height, width, _ = config.frame_shape
-        self.latent_shape = (3 * config.fold**2, height // config.fold, width // config.fold)
+        self.latent_shape = config.latent_shape
         self.scale = 1.0 if config.scale is None else config.scale
         bound = self.scale * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
         self.register_buffer("bound", bound.repeat(1, self.latent_shape[0], 1, 1))

@@ -32,6 +32,10 @@ class NextFrameConfig:
     fold: int = 2
     scale: float | None = None
 
+    def __post_init__(self):
+        if self.fold < 1 or DOWNSAMPLING % self.fold:
+            raise ValueError(f"expected fold to divide {DOWNSAMPLING}, found {self.fold}")
+
     @property
     def folded(self) -> FoldedPixelsConfig:
         """The folding of its pictures."""

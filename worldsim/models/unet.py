@@ -47,10 +47,10 @@ class UNetConfig:
                 f"expected latents whose sides halve {len(self.widths) - 1} times, found {height}x{width}; "
                 "take fewer widths or another size"
             )
-        if self.moved and self.latent_shape[0] % self.moved**2:
+        if self.moved < 0 or (self.moved and self.latent_shape[0] != 3 * self.moved**2):
             raise ValueError(
-                f"expected latents of some times {self.moved}x{self.moved} pixels, found {self.latent_shape[0]} "
-                "channels; set moved to the codec's fold, or to 0"
+                f"expected latents that are squares of {self.moved}x{self.moved} RGB pixels, found "
+                f"{self.latent_shape[0]} channels; set moved to the fold of folded pixels, or to 0"
             )
 
 

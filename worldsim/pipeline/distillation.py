@@ -43,6 +43,7 @@ from worldsim.pipeline.stages import (
     learned_from,
     prepare_codec,
     seeded,
+    seen_clips,
     train_outcome,
     trained,
     write_bundle,
@@ -185,7 +186,7 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
         return known.loss(replace(task, progress=progress, round=index))
 
     def batch(step: int) -> Clip:
-        return clips.clips(sampler.windows(step, how.sizes.batch // known.group), length)
+        return seen_clips(run, teacher.forecaster, clips, sampler.windows(step, how.sizes.batch // known.group), length)
 
     stage = Stage(
         f"round-{index + 1}", model, batch, objective, how.sizes.batch, how.sizes.learning_rate, None,

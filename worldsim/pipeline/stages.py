@@ -72,7 +72,7 @@ def train_world(run: Run, stage: str | None = None) -> WorldModel | None:
 def _check_stage(run: Run, stage: str | None) -> None:
     if stage is not None and stage not in STAGES:
         raise ValueError(f"expected stage to be one of {', '.join(STAGES)}, found {stage!r}")
-    run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))  # says what is wrong with the frames
+    _check_sizes(run)
     if run.latent is not None:
         sizes_of(run)  # and this with codes and numbers
     for needed in STAGES[: STAGES.index(stage or "codec")]:
@@ -80,6 +80,27 @@ def _check_stage(run: Run, stage: str | None) -> None:
             raise ValueError(
                 f"expected a finished {needed} stage in {run.folder} before {stage}; run stage={needed} first"
             )
+
+
+def _check_sizes(run: Run) -> None:
+    """Says what is wrong with frames and sizes before anything is trained."""
+    preset = run.preset
+    codec = preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
+    shapes = {"latent_shape": codec.latent_shape, "action_width": 1}  # of any actions
+    networks = [preset.backbone(**shapes)]
+    if preset.forecaster is not None:
+        networks.append(preset.forecaster(**shapes))
+    if isinstance(networks[-1], NextFrameConfig) and not isinstance(codec, ConvAutoencoderConfig):
+        raise ValueError(
+            f"expected a codec that learns where the next frame is foreseen, found {type(codec).__name__}; leave the "
+            "forecaster out"
+        )
+    window = max(network.window for network in networks)
+    if not window < preset.clip_length > preset.denoising.num_targets:
+        raise ValueError(
+            f"expected clip_length above window={window} and num_targets={preset.denoising.num_targets}, found "
+            f"{preset.clip_length}"
+        )
 
 
 def _run_stages(run: Run, stage: str | None) -> WorldModel | None:
@@ -224,17 +245,11 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
     preset, codec, device = run.preset, run.action_codec, run.torch_device
     sizes, length = preset.dynamics, preset.clip_length
     shapes = {"latent_shape": autoencoder.latent_shape, "action_width": codec.width}
-    learns = preset.forecaster is not None
-    forecaster = train_forecaster(run, shapes, autoencoder, clips) if learns else LastFrame()
+    forecaster = prepare_forecaster(run, shapes, autoencoder, clips)
     with seeded(run.seed + 1):
         backbone = bundle.module_of(preset.backbone(**shapes, told=forecaster.told))
         if isinstance(backbone, UNet):
             backbone.start_from(_encoded(autoencoder, _statistics_frames(run)).cpu())
-    if not backbone.config.window < length > preset.denoising.num_targets:
-        raise ValueError(
-            f"expected clip_length above window={backbone.config.window} and "
-            f"num_targets={preset.denoising.num_targets}, found {length}"
-        )
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction, forecaster)
     if run.begin_from is not None:
         _begin_from(bundle.load(run.begin_from), model, run.begin_from)
@@ -272,6 +287,26 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
     model.load_state_dict(world.denoiser.state_dict())
 
 
+def prepare_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTable) -> Forecaster:
+    """Returns the preset's forecaster, trained where it learns; that of the world to begin from, where there is one.
+
+    Raises ValueError, in one sentence, where that is another than the preset's.
+    """
+    if run.preset.forecaster is None:
+        return LastFrame()
+    if run.begin_from is None:
+        return train_forecaster(run, shapes, autoencoder, clips)
+    config, begun = run.preset.forecaster(**shapes), bundle.load(run.begin_from).denoiser.forecaster
+    if isinstance(config, NextFrameConfig) and isinstance(begun, NextFrame) and config.scale is None:
+        config = replace(config, scale=begun.config.scale)
+    if not isinstance(begun, (Motion, NextFrame)) or json.dumps(asdict(config)) != json.dumps(asdict(begun.config)):
+        found = getattr(begun, "config", begun)
+        raise ValueError(f"expected begin_from={run.begin_from} to foresee by {config}, found {found}; use its preset")
+    if isinstance(begun, NextFrame):
+        begun.see_through(autoencoder)
+    return begun.requires_grad_(False)
+
+
 def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTable) -> Motion | NextFrame:
     """Trains a forecaster, gives it its keyframes, and returns it: from here on it stands."""
     preset, codec, device = run.preset, run.action_codec, run.torch_device
@@ -293,7 +328,7 @@ def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTabl
     def batch(step: int) -> Clip:
         return seen_clips(run, model, clips, sampler.windows(step, sizes.batch), length)
 
-    per_step = sizes.batch * denoising.num_targets
+    per_step = sizes.batch * (1 if isinstance(model, NextFrame) else denoising.num_targets)
     stage = Stage("forecast", model, batch, objective, per_step, sizes.learning_rate)
     budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
     model = trained(run, stage, budget, run.seed + 3).requires_grad_(False)
