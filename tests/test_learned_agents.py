@@ -17,6 +17,7 @@ from worldsim.agents.behaviour_cloning import BehaviourCloning
 from worldsim.agents.dreams import MOMENTS, moments
 from worldsim.agents.evolution import Evolution, Population, SeparableCMA
 from worldsim.agents.imagination import ActorCritic, Imagination, returns
+from worldsim.agents.q_learning import Learner, Memory, QLearning
 from worldsim.cli.agent_eval import play
 from worldsim.cli.main import main
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
@@ -128,15 +129,82 @@ def test_evolution_finds_the_action_that_pays():
     assert (logits.argmax(-1) == 3).float().mean() > 0.5
 
 
+def valuing(world, updates, favourite, **how):
+    """Returns a learner that at first would always take its favourite action."""
+    sizes = {"rows": 8, "memory": 100, "horizon": 20, "ahead": 3, "window": 1, "batch": 32}
+    sizes |= {"learning_rate": 1e-3, "follow": 0.05}
+    learner = Learner(QLearning(**(sizes | how)), world, moments(world, None, 1, 0), 1)
+    for network in (learner.network, learner.asked):
+        torch.nn.init.constant_(network.choice.bias[favourite : favourite + 1], 1.0)
+    assert share(learner, favourite) == 1.0
+    return learner, [learner.update() for _ in range(updates)]
+
+
+def test_q_learning_finds_the_action_that_pays():
+    assert share(valuing(FakeWorld(end=0.0), 60, favourite=0)[0], 3) > 0.9
+
+
+def test_q_learning_stays_alive_where_that_pays():
+    learner, told = valuing(Deadly(end=0.0), 100, favourite=3, discount=0.95)
+    assert share(learner, 1) > 0.9 and told[-1]["ends"] < 0.2
+
+
+def test_q_learning_is_a_training_like_the_others(tmp_path):
+    how = QLearning(rows=2, memory=30, ahead=2, window=1, batch=4, horizon=5, trials=1, trial_rows=2)
+    taught = how.train(FakeWorld(end=0.0), None, tmp_path, 0.02, 0)
+    assert taught.greedy and taught.facts["how"]["by"] == "QLearning" and taught.facts["updates"] > 1
+
+
+def memory(**steps):
+    """Returns a memory of one row whose rewards are 1, 2, 3, ... and whose frames show how many came before."""
+    found = Memory(8, 1, (1, 1, 3), torch.device("cpu"))
+    for number in range(len(steps["age"])):
+        kept = 0.0 if number in steps.get("ends", ()) else 0.5
+        found.add(
+            frames=torch.full((1, 1, 1, 3), number, dtype=torch.uint8), chosen=torch.tensor([number % 4]),
+            age=torch.tensor([steps["age"][number]]), reward=torch.tensor([number + 1.0]), kept=torch.tensor([kept]),
+            cut=torch.tensor([number in steps.get("cuts", ())]),
+        )  # fmt: skip
+    return found
+
+
+def test_a_memory_sees_no_other_dream_s_frames():
+    found, row = memory(age=[5, 6, 7, 0, 1, 2, 3, 4, 5, 6]), torch.zeros(4, dtype=torch.long)
+    seen = found.seen(torch.tensor([3, 4, 6, 9]), row, 3)[..., 0, 0, 0]
+    assert seen.tolist() == [[3, 3, 3], [3, 3, 4], [4, 5, 6], [7, 8, 9]]  # 8 and 9 stand where 0 and 1 stood
+
+
+def test_a_memory_s_returns_stop_at_ends_and_ask_for_what_is_cut():
+    found = memory(age=[0, 1, 2, 3, 0, 1], ends=[1], cuts=[3])
+    total, kept, then = found.returns(torch.tensor([0, 1, 2, 4]), torch.zeros(4, dtype=torch.long), 2)
+    assert total.tolist() == [1 + 0.5 * 2, 2.0, 3.0, 5 + 0.5 * 6]
+    assert kept.tolist() == [0.0, 0.0, 0.5, 0.25]  # what follows an end is worth nothing
+    assert then.tolist()[2:] == [3, 6]  # the cut decision's own reward is not counted: its state is asked
+
+
+def test_a_memory_draws_what_is_about_to_happen_more_often_and_never_a_cut():
+    found = Memory(64, 2, (1, 1, 3), torch.device("cpu"))
+    for number in range(64):
+        flat = {name: torch.zeros(2, dtype=torch.long) for name in ("chosen", "age")}
+        reward, cut = torch.tensor([float(number == 40), 0.0]), torch.tensor([False, number % 8 == 0])
+        found.add(frames=torch.zeros(2, 1, 1, 3, dtype=torch.uint8), reward=reward, kept=torch.ones(2), cut=cut, **flat)
+    draw_ = lambda events: found.draw(4000, events, 1, 4, torch.Generator().manual_seed(0))  # noqa: E731
+    soon = lambda at, row: ((row == 0) & (at > 36) & (at <= 40)).float().mean()  # noqa: E731
+    assert abs(soon(*draw_(0.5)) - 0.5) < 0.05 and soon(*draw_(0.0)) < 0.06
+    at, row = draw_(0.5)
+    assert not ((row == 1) & (at % 8 == 0)).any() and at.min() >= 1 and at.max() < 60
+
+
 def learners(world):
     starts = moments(world, None, 1, 0)
     return {
         "imagination": lambda: ActorCritic(Imagination(rows=4, decisions=2, window=1), world, starts, 0),
         "evolution": lambda: Population(Evolution(candidates=4, dreams=1, horizon=2, window=1), world, starts, 0),
+        "q_learning": lambda: Learner(QLearning(rows=4, memory=40, ahead=2, window=1), world, starts, 0),
     }
 
 
-@pytest.mark.parametrize("name", ["imagination", "evolution"])
+@pytest.mark.parametrize("name", ["imagination", "evolution", "q_learning"])
 def test_a_training_goes_on_from_its_tensors(name):
     make = learners(FakeWorld(end=0.1))[name]
     first, second = make(), make()
@@ -344,6 +412,10 @@ def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, caps
         (["agent", "train", "world=arena", "out=x", "minutes=0"], "expected minutes above 0"),
         (["agent", "train", "world=arena", "out=x", "minutes=1", "agent=genius"], "expected agent= one of imagination"),
         (["agent", "train", "world=arena", "out=x", "minutes=1", "imagination.rows=0"], "expected rows to be a whole"),
+        (
+            ["agent", "train", "world=arena", "out=x", "minutes=1", "agent=q_learning", "q_learning.memory=9"],
+            "a memory of at least 22",
+        ),
         (["agent", "eval", "agent=random", "out=x", "episodes=0"], "expected episodes to be a whole number"),
         (["agent", "eval", "agent=random", "out=x"], "expected game= or world= to play in, found neither"),
         (["agent", "eval", "agent=random", "out=x", "world=arena", "game=arena"], "found both; leave one out"),

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from worldsim import bundle
 from worldsim.cli.data import open_data
 
-AGENTS = ("imagination", "evolution", "behaviour_cloning")
+AGENTS = ("imagination", "q_learning", "evolution", "behaviour_cloning")
 
 
 def main(config: DictConfig) -> int:

@@ -1,0 +1,235 @@
+"""An agent that learns what each action is worth, from a memory of dreamed steps: much from few.
+
+Here because a dream's steps cost most: each is learned from several times, and more often where something is about to
+happen. It learns from others' luck as well: rows explore each by its own share.
+Sources: Q-learning with two networks (van Hasselt et al. 2016), its worth and choice apart (Wang et al. 2016), steps
+drawn by what they tell (Schaul et al. 2016), rows that explore unlike (Horgan et al. 2018).
+Leaves out what is over by probability: a memory's ends are drawn.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim import EpisodeStore, WorldModel
+from worldsim.agents.agent import Agent, AgentConfig, Network
+from worldsim.agents.dreams import Dreams, Moments, earned, moments
+from worldsim.agents.teaching import adam_from, adam_tensors, teach
+
+MOST_CHANCE, LEAST_CHANCE = (
+    0.4,
+    0.01,
+)  # of a random action, of the row that explores most and of the one that does least
+
+
+@dataclass(frozen=True)
+class QLearning:
+    """How an agent learns from a memory of dreams."""
+
+    rows: int = 32  # dreams at once
+    horizon: int = 300  # steps after which a dream begins anew
+    window: int = 3  # frames that the agent sees
+    hold: int = 1  # steps for which it holds an action
+    discount: float = 0.99  # a step
+    ahead: int = 8  # decisions whose rewards are counted before the network's word
+    memory: int = 1000  # decisions of every row that are kept
+    decisions: int = 4  # of every row, between updates
+    batches: int = 4  # learned from in an update
+    batch: int = 128
+    events: float = 0.5  # share of a batch that is drawn by what is about to happen
+    learning_rate: float = 3e-4
+    follow: float = 0.01  # by how much the network that is asked follows the one that learns, a batch
+    trials: int = 8
+    trial_rows: int = 32
+
+    def __post_init__(self):
+        counts = ("rows", "horizon", "window", "hold", "ahead", "memory", "decisions", "batches", "batch", "trials",
+                  "trial_rows")  # fmt: skip
+        for name in counts:
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ValueError(f"expected {name} to be a whole number of at least 1, found {getattr(self, name)}")
+        if self.memory < 2 * (self.ahead + self.window):
+            raise ValueError(f"expected a memory of at least {2 * (self.ahead + self.window)}, found {self.memory}")
+        shares = 0 < self.discount < 1 and 0 <= self.events <= 1 and 0 < self.follow <= 1 and self.learning_rate > 0
+        if not shares:
+            raise ValueError(
+                f"expected discount, events and follow in (0, 1] and a learning rate above 0, found {self.discount}, "
+                f"{self.events}, {self.follow} and {self.learning_rate}"
+            )
+
+    def train(self, world: WorldModel, store: EpisodeStore | None, out: Path, minutes: float, seed: int) -> Agent:
+        """Teaches an agent for so many minutes and writes it to `out`; resumes what is there, with a new memory."""
+        starts, others = moments(world, store, self.window, seed).part()
+        trial = lambda network: earned(network, world, others, self.trial_rows, self.horizon, self.hold, seed)  # noqa: E731
+        return teach(Learner(self, world, starts, seed), self, world, store, out, minutes, seed, trial, self.trials)
+
+
+class Memory:
+    """The last decisions of rows that dream side by side, as rings `[length rows]`."""
+
+    def __init__(self, length: int, rows: int, frame_shape: tuple[int, ...], device: torch.device):
+        def ring(*shape: int, dtype: torch.dtype = torch.float) -> Tensor:
+            return torch.zeros(length, rows, *shape, dtype=dtype, device=device)
+
+        self.frames = ring(*frame_shape, dtype=torch.uint8)  # what was seen when it was decided
+        self.chosen, self.age = ring(dtype=torch.long), ring(dtype=torch.long)  # age: decisions since the row began
+        self.reward, self.kept = ring(), ring()  # kept: the discount, 0 where it ended
+        self.cut = ring(dtype=torch.bool)  # the next decision is another dream's, though this one has not ended
+        self.told = 0  # decisions of a row so far
+
+    def add(self, **step: Tensor) -> None:
+        """Remembers a decision of every row, and forgets the oldest."""
+        for name, value in step.items():
+            getattr(self, name)[self.told % len(self.age)] = value
+        self.told += 1
+
+    def seen(self, at: Tensor, row: Tensor, window: int) -> Tensor:
+        """Returns what was seen at decisions number `at` of rows `[b]`: `[b window H W 3]`, the first repeated."""
+        back = torch.arange(window - 1, -1, -1, device=at.device)
+        age = self.age[at % len(self.age), row]
+        return self.frames[(at[:, None] - torch.minimum(back, age[:, None])) % len(self.age), row[:, None]]
+
+    def returns(self, at: Tensor, row: Tensor, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what decisions brought in up to `ahead` steps `[b]`, the discount of what came then, and when."""
+        total, kept, then = torch.zeros(len(at), device=at.device), torch.ones(len(at), device=at.device), at.clone()
+        going = torch.ones_like(row, dtype=torch.bool)
+        for i in range(ahead):
+            place = (at + i) % len(self.age)
+            going = going & ~self.cut[place, row]
+            total = total + going * kept * self.reward[place, row]
+            kept = torch.where(going, kept * self.kept[place, row], kept)
+            then = torch.where(going, at + i + 1, then)
+            going = going & (kept > 0)
+        return total, kept, then
+
+    def draw(
+        self, count: int, events: float, window: int, ahead: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the numbers and rows `[b]` of decisions to learn from, a share of them by what is about to happen."""
+        length = len(self.age)
+        first = max(0, self.told - length) + window
+        at = torch.arange(first, self.told - ahead, device=self.age.device)
+        usual = self.reward.median()
+        happened = (self.reward - usual).abs() + (self.kept == 0)
+        soon = torch.stack([happened[(at + i) % length] for i in range(ahead)]).sum(0)
+        learnable = (~self.cut[at % length]).float()
+        weight = learnable * ((1 - events) / learnable.sum() + events * soon / (soon * learnable).sum().clamp_min(1e-9))
+        drawn = torch.multinomial(weight.flatten().cpu(), count, replacement=True, generator=generator).to(at.device)
+        return at[drawn // weight.shape[1]], drawn % weight.shape[1]
+
+
+class Learner:
+    """What learns, its rows and their memory."""
+
+    def __init__(self, how: QLearning, world: WorldModel, starts: Moments, seed: int):
+        self.how, self.world, self.starts, self.seed = how, world, starts, seed
+        table = world.action_codec.table
+        config = AgentConfig(tuple(world.info.frame_shape), len(table), how.window, how.hold, greedy=True)
+        self.network = Network(config, seed).to(world.device)
+        self.asked = deepcopy(self.network).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), how.learning_rate, eps=1e-5)
+        share = torch.linspace(0, 1, how.rows, device=world.device)
+        self.chance = MOST_CHANCE * (LEAST_CHANCE / MOST_CHANCE) ** share
+        self.updates = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Draws rows and luck, other ones for every number of updates."""
+        self.dreams = Dreams(self.world, self.starts, self.how.rows, self.how.horizon, self.seed + self.updates)
+        self.generator = torch.Generator().manual_seed(self.seed + self.updates)
+        self.age = torch.zeros(self.how.rows, dtype=torch.long, device=self.world.device)
+        self.memory = Memory(self.how.memory, self.how.rows, tuple(self.world.info.frame_shape), self.world.device)
+
+    def update(self) -> dict[str, float]:
+        """Dreams on for some decisions, and learns from what is remembered."""
+        told = self._dream()
+        while self.memory.told < 2 * (self.how.ahead + self.how.window):
+            told = self._dream()
+        losses = [self._learn() for _ in range(self.how.batches)]
+        self.updates += 1
+        return told | {"loss": sum(losses) / len(losses), "scale": float(self.network.scale)}
+
+    @torch.no_grad()
+    def _dream(self) -> dict[str, float]:
+        how, dreams, rewards, ends = self.how, self.dreams, [], []
+        for _ in range(how.decisions):
+            frames, age = dreams.seen[:, -1], self.age
+            chosen = worths(self.network, dreams.seen).argmax(-1)
+            luck = torch.rand(how.rows, generator=self.generator).to(chosen.device)
+            other = torch.randint(self.network.config.num_actions, (how.rows,), generator=self.generator)
+            chosen = torch.where(luck < self.chance, other.to(chosen.device), chosen)
+            reward, kept, over = self._hold(chosen)
+            late = ~over & (dreams.state.age >= how.horizon)
+            step = {"frames": frames, "chosen": chosen, "age": age, "reward": reward}
+            self.memory.add(**step, kept=torch.where(over, 0.0, kept), cut=late)
+            dreams.begin(over | late)
+            self.age = torch.where(over | late, 0, age + 1)
+            rewards.append(reward.mean())
+            ends.append(over.float().mean())
+        return {"reward": float(torch.stack(rewards).mean()), "ends": float(torch.stack(ends).mean())}
+
+    def _hold(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Holds actions; returns the discounted reward, the discount of what follows, and drawn ends, `[rows]`."""
+        reward, kept = torch.zeros_like(chosen, dtype=torch.float), 1.0
+        over = torch.zeros_like(chosen, dtype=torch.bool)
+        for _ in range(self.how.hold):
+            expected, _, ended = self.dreams.step(chosen)
+            reward = torch.where(over, reward, reward + kept * expected)
+            kept, over = kept * self.how.discount, over | ended
+        return reward, torch.full_like(reward, kept), over
+
+    def _learn(self) -> float:
+        how, memory, scale = self.how, self.memory, self.network.scale
+        at, row = memory.draw(how.batch, how.events, how.window, how.ahead, self.generator)
+        reward, kept, then = memory.returns(at, row, how.ahead)
+        following = memory.seen(then, row, how.window)
+        with torch.no_grad():
+            best = worths(self.network, following).argmax(-1, keepdim=True)
+            goal = reward + kept * scale * worths(self.asked, following).gather(1, best)[:, 0]
+        said = worths(self.network, memory.seen(at, row, how.window))
+        loss = F.smooth_l1_loss(said.gather(1, memory.chosen[at % how.memory, row][:, None])[:, 0], goal / scale)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.asked.parameters()), list(self.network.parameters()), how.follow)
+            self._rescale(goal.abs().mean())
+        return float(loss.detach())
+
+    def _rescale(self, size: Tensor) -> None:
+        """Lets the scale follow the size of returns; what is said stays as it is (van Hasselt et al. 2016b)."""
+        old = self.network.scale.clone()
+        new = old.lerp(size.clamp_min(1e-3), 0.01 if self.updates else 1.0)
+        for network in (self.network, self.asked):
+            network.scale.copy_(new)
+            for head in (network.choice, network.worth):
+                head.weight.mul_(old / new)
+                head.bias.mul_(old / new)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns both networks' and the optimiser's; rows are drawn anew, and the memory is filled again."""
+        asked = {f"asked.{name}": value for name, value in self.asked.state_dict().items()}
+        return adam_tensors(self.network, self.optimizer) | asked | {"updates": torch.tensor(self.updates)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on from what `tensors` returned."""
+        adam_from(tensors, self.network, self.optimizer)
+        self.asked.load_state_dict({name: tensors[f"asked.{name}"] for name in self.asked.state_dict()})
+        self.updates = int(tensors["updates"])
+        self._begin()
+
+
+def worths(network: Network, seen: Tensor) -> Tensor:
+    """Returns what each action is worth `[b n]` after frames `[b t H W 3]`, in units of the network's scale.
+
+    The likeliest action by its log odds is the one that is worth most.
+    """
+    choice, worth = network(seen)
+    return worth[:, None] + choice - choice.mean(1, keepdim=True)
