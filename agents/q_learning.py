@@ -22,10 +22,7 @@ from worldsim.agents.agent import Agent, AgentConfig, Network
 from worldsim.agents.dreams import Dreams, Moments, earned, moments
 from worldsim.agents.teaching import adam_from, adam_tensors, teach
 
-MOST_CHANCE, LEAST_CHANCE = (
-    0.4,
-    0.01,
-)  # of a random action, of the row that explores most and of the one that does least
+MOST_CHANCE, LEAST_CHANCE = 0.4, 0.01  # of a random action, in the row that explores most and in that which does least
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ class Memory:
         length = len(self.age)
         first = max(0, self.told - length) + window
         at = torch.arange(first, self.told - ahead, device=self.age.device)
-        usual = self.reward.median()
+        usual = self.reward[: self.told].median()
         happened = (self.reward - usual).abs() + (self.kept == 0)
         soon = torch.stack([happened[(at + i) % length] for i in range(ahead)]).sum(0)
         learnable = (~self.cut[at % length]).float()
@@ -151,7 +148,9 @@ class Learner:
         told = self._dream()
         while self.memory.told < 2 * (self.how.ahead + self.how.window):
             told = self._dream()
-        losses = [self._learn() for _ in range(self.how.batches)]
+        how = self.how
+        at, row = self.memory.draw(how.batches * how.batch, how.events, how.window, how.ahead, self.generator)
+        losses = [self._learn(*part) for part in zip(at.split(how.batch), row.split(how.batch), strict=True)]
         self.updates += 1
         return told | {"loss": sum(losses) / len(losses), "scale": float(self.network.scale)}
 
@@ -184,9 +183,9 @@ class Learner:
             kept, over = kept * self.how.discount, over | ended
         return reward, torch.full_like(reward, kept), over
 
-    def _learn(self) -> float:
+    def _learn(self, at: Tensor, row: Tensor) -> float:
+        """Learns from the decisions number `at` of rows `[b]`."""
         how, memory, scale = self.how, self.memory, self.network.scale
-        at, row = memory.draw(how.batch, how.events, how.window, how.ahead, self.generator)
         reward, kept, then = memory.returns(at, row, how.ahead)
         following = memory.seen(then, row, how.window)
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """The loss of a `NextFrame`: the squared error of its picture, half of the time after pictures a little wrong.
 
-Here beside `denoising`, from which its dreams' histories are.
+Here apart from `denoising`, which has noise and levels; this has neither.
 Leaves out histories of its own: measured, of these it learns to leave a thing where it was, until it fades.
 """
 
