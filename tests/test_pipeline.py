@@ -24,7 +24,7 @@ from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackboneConfig
 from worldsim.models.folded import FoldedPixelsConfig
 from worldsim.models.forecast import MotionConfig
-from worldsim.models.next_frame import NextFrameConfig
+from worldsim.models.next_frame import NextFrame, NextFrameConfig
 from worldsim.models.unet import UNetConfig
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
@@ -108,6 +108,26 @@ def test_what_foresees_is_kept_where_a_world_is_trained_on(tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"to foresee by NextFrameConfig.*24.*, found NextFrameConfig.*16"):
         train_world(replace(more, preset=wider, folder=tmp_path / "wider"))
     assert not (tmp_path / "wider" / "dynamics").exists()
+
+
+def test_a_world_that_kept_the_last_frame_can_learn_to_foresee_it(tmp_path, monkeypatch):
+    begun = train_world(run(tmp_path, preset=replace(FORESEEING, forecaster=None, forecast=None))).denoiser
+    assert begun.backbone.head.weight.any()
+    seen = {}
+
+    def untrained(run, stage, budget, seed):  # as it begins
+        seen[stage.name] = stage.model
+        return stage.model
+
+    monkeypatch.setattr("worldsim.pipeline.stages.trained", untrained)
+    more = replace(run(tmp_path, preset=FORESEEING), folder=tmp_path / "more")
+    train_world(replace(more, begin_from=str(tmp_path / "run" / "world")))
+    assert isinstance(seen["forecast"], NextFrame)
+    backbone = seen["dynamics"].backbone
+    x, past, told = (torch.randn(2, n, 2, 2) for n in (4, 8, 4))
+    assert torch.equal(backbone.position, begun.backbone.position) and not backbone.head.weight.any()
+    expected = begun.backbone.stem(torch.cat((x, past), 1))
+    assert torch.allclose(backbone.stem(torch.cat((x, told, past), 1)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

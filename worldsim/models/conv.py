@@ -52,7 +52,7 @@ class ConvBackbone(nn.Module):
         self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, config.condition_width)
         self.embed_past = nn.Linear(config.window * (config.action_width + 2), config.condition_width)
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU())
-        size = 1 if config.told else 3  # what a forecaster moved is in place already
+        size = 1 if config.told > c else 3  # a frame that was moved, told with what it leaves open, is in place already
         inputs = (config.window + 1) * c + config.told
         self.stem = nn.Conv2d(inputs, config.width, size, padding=size // 2)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.

@@ -55,6 +55,7 @@ class Preset:
     clip_length: int
     forecaster: Callable[..., Any] | None = None  # one that learns, before the backbone does; None keeps the last frame
     forecast: StageSizes | None = None  # goes with a forecaster
+    forecast_share: float = 0.35  # of what codec and encoding leave, that its training gets
     steps: int = 4
     context_level: float = 0.1
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -27,6 +28,7 @@ from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.sheet import contact_sheet
 from worldsim.files import save_tensors
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
+from worldsim.models.conv import ConvBackbone
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import LastFrame, Motion
@@ -48,7 +50,6 @@ from worldsim.world_model import WorldModel
 STAGES = ("codec", "encode", "dynamics", "outcome", "bundle")
 TRAINED = ("codec", "dynamics", "outcome")
 CODEC_SHARE, OUTCOME_SHARE = 0.1, 0.12  # of the minutes; dynamics gets what the others leave
-FORECAST_SHARE = 0.35  # of what codec and encoding leave, where a preset has a forecaster that learns
 Codec = ConvAutoencoder | FoldedPixels
 SHORTCUTS_FROM = 0.15  # of the training: they need an average that already predicts something
 NUM_PROMPTS = 16
@@ -276,15 +277,30 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
 
 
 def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
-    """Gives a denoiser a world's weights. Raises ValueError, in one sentence, where sizes or codec differ."""
+    """Gives a denoiser a world's weights. Raises ValueError, in one sentence, where sizes or codec differ.
+
+    A world that keeps the last frame gives them to one that is told a forecast, too: that one says at first what it is
+    told, and learns anew what to add.
+    """
+    begun, told = dict(world.denoiser.state_dict()), model.backbone.config.told
     mine, theirs = (
         (json.dumps(asdict(x.backbone.config)), str((x.process, x.prediction)), x.bound.tolist())
         for x in (model, world.denoiser)
     )
+    if isinstance(model.backbone, ConvBackbone) and _newly_told(model.forecaster, world.denoiser):
+        mine = (json.dumps(asdict(replace(model.backbone.config, told=0))), *mine[1:])
+        stem, c = begun["backbone.stem.weight"], len(model.bound[0])
+        begun["backbone.stem.weight"] = torch.cat((stem[:, :c], stem.new_zeros(len(stem), told, 3, 3), stem[:, c:]), 1)
+        begun |= {k: v for k, v in model.state_dict().items() if k.startswith(("forecaster.", "backbone.head."))}
     for expected, found in zip(mine, theirs, strict=True):
         if expected != found:
             raise ValueError(f"expected begin_from={name} to be a world of {expected}, found {found}; use its preset")
-    model.load_state_dict(world.denoiser.state_dict())
+    model.load_state_dict(begun)
+
+
+def _newly_told(forecaster: Any, begun: Denoiser) -> bool:
+    """Whether the network told by a forecaster begins from one that was told nothing."""
+    return isinstance(forecaster, (NextFrame, NextFrameConfig)) and isinstance(begun.forecaster, LastFrame)
 
 
 def prepare_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTable) -> Forecaster:
@@ -294,9 +310,11 @@ def prepare_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTa
     """
     if run.preset.forecaster is None:
         return LastFrame()
-    if run.begin_from is None:
+    config = run.preset.forecaster(**shapes)
+    denoiser = None if run.begin_from is None else bundle.load(run.begin_from).denoiser
+    if denoiser is None or _newly_told(config, denoiser):
         return train_forecaster(run, shapes, autoencoder, clips)
-    config, begun = run.preset.forecaster(**shapes), bundle.load(run.begin_from).denoiser.forecaster
+    begun = denoiser.forecaster
     if isinstance(config, NextFrameConfig) and isinstance(begun, NextFrame) and config.scale is None:
         config = replace(config, scale=begun.config.scale)
     if not isinstance(begun, (Motion, NextFrame)) or json.dumps(asdict(config)) != json.dumps(asdict(begun.config)):
@@ -330,7 +348,7 @@ def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTabl
 
     per_step = sizes.batch * (1 if isinstance(model, NextFrame) else denoising.num_targets)
     stage = Stage("forecast", model, batch, objective, per_step, sizes.learning_rate)
-    budget = run.spend("forecast", lambda left: FORECAST_SHARE * left)
+    budget = run.spend("forecast", lambda left: preset.forecast_share * left)
     model = trained(run, stage, budget, run.seed + 3).requires_grad_(False)
     if isinstance(model, Motion) and model.recall is not None:
         remembered, _ = _parts(run, model.config.keyframes)
