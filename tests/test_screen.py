@@ -6,6 +6,7 @@ from gymnasium import spaces
 
 from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore, EpisodeWriter
+from worldsim.play.preview import Preview, free_corner
 from worldsim.play.screen import Held, ScreenGame, key_name, layout_of, record_screen, without_unused
 
 FPS = 200
@@ -57,7 +58,7 @@ def test_an_action_is_what_was_held_or_tapped_between_its_two_frames(tmp_path):
     store, _, _ = recorded(tmp_path / "data", Desk(events))
     assert store.observations(0)[:, 0, 0, 0].tolist() == list(range(12)) and len(store) == 1
     w, space = store.actions(0).T.tolist()
-    assert w == [0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0]  # it went down behind frame 2 and led to frame 3
+    assert w == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]  # down behind frame 2, up behind frame 4: it led to frames 3 to 5
     assert space == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert store.info.action_space == spaces.MultiBinary(2) and not store.info.has_rewards
 
@@ -146,6 +147,22 @@ def test_layouts_hold_what_is_taken():
     assert held.take().tolist() == [3, -4, 1] and held.take().tolist() == [0, 0, 1]
     assert layout_of(("w",), True).space["keys"] == spaces.MultiBinary(1)
     assert layout_of((), True).space.shape == (2,)
+
+
+def test_a_preview_lies_beside_what_is_recorded(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    assert free_corner((0, 0, 1000, 800), (0, 0, 700, 800), 200) == (800, 0)
+    assert free_corner((0, 0, 1000, 800), (700, 0, 300, 500), 200) == (800, 600)
+    assert free_corner((0, 0, 1000, 800), (0, 0, 1000, 800), 200) is None
+    preview = Preview((0, 0), 16)
+    frame = np.zeros((16, 16, 3), np.uint8)
+    frame[0, 1] = (10, 20, 30)
+    preview(frame, 7)
+    assert preview._screen.get_at((12, 0))[:3] == (10, 20, 30) and preview._screen.get_size() == (192, 192)
+    preview(np.zeros_like(frame), 8)  # too soon to be shown
+    assert preview._screen.get_at((12, 0))[:3] == (10, 20, 30)
+    preview.close()
+    preview(frame, 9), preview.close()
 
 
 def test_keys_go_by_pygames_names():

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from worldsim.data.action_files import key_name as named
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.data.index import FACTS, read_info
 from worldsim.data.whole_folder import write_import
+from worldsim.play.preview import SIDE, Area, Preview, free_corner
 from worldsim.play.tape import Tape
 
 FARTHEST = 200.0  # pixels that the mouse is seen to move in a frame, each way
@@ -56,7 +58,7 @@ class Held:
     def __init__(self, keys: tuple[str, ...], mouse: bool):
         self._keys, self._mouse, self._lock = keys, mouse, threading.Lock()
         self._down: set[str] = set()
-        self._tapped: set[str] = set()
+        self._held: set[str] = set()  # at any moment since the last frame
         self._way = np.zeros(2)
         self._place: np.ndarray | None = None
         self._asked: list[str] = []
@@ -66,7 +68,7 @@ class Held:
         with self._lock:
             if down and key not in self._down:
                 self._asked += [key] if key in (START, END, STOP) else []
-                self._tapped.add(key)
+                self._held.add(key)
             (self._down.add if down else self._down.discard)(key)
 
     def moved(self, x: float, y: float) -> None:
@@ -80,8 +82,8 @@ class Held:
         """Returns the packed action since the last call: the mouse's way where it counts, then the keys."""
         with self._lock:
             way = np.clip(self._way, -FARTHEST, FARTHEST) if self._mouse else np.zeros(0)
-            row = np.concatenate((way, [float(key in self._down | self._tapped) for key in self._keys]))
-            self._tapped, self._way = set(), np.zeros(2)
+            row = np.concatenate((way, [float(key in self._held) for key in self._keys]))
+            self._held, self._way = set(self._down), np.zeros(2)
         return row
 
     def asked(self) -> list[str]:
@@ -128,10 +130,12 @@ def record_screen(
     progress: Callable[[int], Any] = lambda frames: None,
     say: Callable[[str], Any] = print,
     waits: bool = True,
+    show: Callable[[np.ndarray, int], Any] = lambda frame, frames: None,
 ) -> Pace:
     """Records until `writer` holds so many frames or F10 is pressed; F8 starts and pauses, F9 ends an episode.
 
-    The action of a step is what happened between its two frames. With `waits` nothing is recorded until F8.
+    The action of a step is what happened between its two frames. With `waits` nothing is recorded until F8. `show`
+    gets every frame and how many there are.
     """
     pace, running, period = Pace(), not waits, 1 / writer.info.fps
     tape = Tape(writer, max_episode_steps)
@@ -164,7 +168,9 @@ def record_screen(
             if late := int((now - due) / period):  # whole frames behind: they are gone
                 pace.missed += late
                 due += late * period
-            progress(writer.num_frames + tape.pending)
+            count = writer.num_frames + tape.pending
+            progress(count)
+            show(frame, count)
     finally:
         inputs.stop()
         tape.close()
@@ -208,6 +214,7 @@ class ScreenGame:
     size: int = 64
     keys: Any = "w,a,s,d,space"
     mouse: bool = False
+    preview: bool = True
 
     def __post_init__(self):
         if (self.window is None) == (self.region is None):
@@ -242,7 +249,8 @@ class ScreenGame:
 
     def record(self, out: Path, frames: int, max_episode_steps: int, progress: Any, say: Callable[[str], Any]) -> Pace:
         """Records into `out`, which appears when the recording is whole; killed, it goes on by the same command."""
-        grabber, inputs = Grabber(self._place(), self.size), Devices()
+        place = self._place()
+        grabber, inputs = Grabber(place, self.size), Devices()
         if (out / FACTS).exists():
             keys, mouse = _known(out, self)
             info, folder = read_info(out), out
@@ -250,9 +258,9 @@ class ScreenGame:
                 say(f"{out} records {', '.join(keys) or 'no key'}, and not {', '.join(other)}; another out= can")
         else:
             keys, mouse, info, folder = self.names, self.mouse, self.info(), out.with_name(f"{out.name}.recording")
-        with EpisodeWriter(folder, info) as writer:
+        with EpisodeWriter(folder, info) as writer, self._preview(grabber.screen, place, say) as show:
             held = Held(keys, mouse)
-            pace = record_screen(grabber, inputs, writer, held, frames, max_episode_steps, progress, say)
+            pace = record_screen(grabber, inputs, writer, held, frames, max_episode_steps, progress, say, show=show)
             empty = not writer.records
         if empty:
             raise ValueError("nothing was recorded: F8 starts, and a recording wants two frames at least")
@@ -260,7 +268,22 @@ class ScreenGame:
             without_unused(folder, out, keys, mouse, say)
         return pace
 
-    def _place(self) -> tuple[int, int, int, int]:
+    @contextmanager
+    def _preview(self, screen: Area, place: Area, say: Callable[[str], Any]) -> Iterator[Callable[..., Any]]:
+        """Gives what shows the frames: a small window beside what is recorded, where there is room for one."""
+        at = free_corner(screen, place, max(SIDE, self.size) + self.size) if self.preview else None
+        if at is None:
+            if self.preview:
+                say("the game leaves no room on the screen for a preview")
+            yield lambda frame, frames: None
+            return
+        preview = Preview(at, self.size)
+        try:
+            yield preview
+        finally:
+            preview.close()
+
+    def _place(self) -> Area:
         if self.window is not None:
             return find_window(self.window)
         try:
@@ -305,6 +328,7 @@ class Grabber:
         try:
             self._screen = mss.mss()
             self._screen.grab(self._area)
+            self.screen: Area = tuple(self._screen.monitors[0][side] for side in ("left", "top", "width", "height"))
         except mss.exception.ScreenShotError as error:
             raise ValueError(f"expected {place} to be on the screen, found: {error}") from error
 
