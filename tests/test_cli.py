@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -97,6 +98,16 @@ def test_python_dash_m_worldsim_is_the_command():
     done = subprocess.run([sys.executable, "-m", "worldsim", "nonsense"], text=True, capture_output=True)
     assert done.returncode == 2
     assert done.stderr.startswith("worldsim: unknown command 'nonsense'; expected one of record, import, export, check")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_help_that_nobody_reads_to_its_end_is_no_error(buffered):
+    command = [sys.executable, "-m", "worldsim", "play", "--help"]
+    env = os.environ | {"PYTHONUNBUFFERED": buffered}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait(60) == 0
+    process.stderr.close()
 
 
 def test_an_unknown_argument_lists_the_known_ones(capsys):

@@ -100,7 +100,10 @@ def sentence(error: Exception) -> str:
 
 
 def _print(text: str) -> int:
-    print(text)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
