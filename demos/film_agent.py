@@ -6,11 +6,11 @@ python demos/film_agent.py runs/dodger doom-take-cover dodger.mp4
 import argparse
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 
 from worldsim import WorldModelEnv, load
 from worldsim.agents.agent import Agent
+from worldsim.dream.registration import endless
 from worldsim.play.video import VideoWriter
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the game and of the dream's luck (%(default)s)")
     arguments = parser.parse_args()
     world = load(arguments.world)
-    game, dream = gym.make(world.info.game, max_episode_steps=None), WorldModelEnv(world)
+    game, dream = endless(world.info.game), WorldModelEnv(world)
     first, _ = game.reset(seed=arguments.seed)
     dream.reset(seed=arguments.seed, options={"prompt": first})
     sides = [(env, Agent.load(arguments.agent)) for env in (game, dream)]

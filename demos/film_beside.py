@@ -5,12 +5,12 @@ python demos/film_beside.py arena beside.mp4
 
 import argparse
 
-import gymnasium as gym
 import numpy as np
 
 from worldsim import WorldModelEnv, load
 from worldsim.actions import unpack
 from worldsim.data.policies import find_policy
+from worldsim.dream.registration import endless
 from worldsim.play.beside import Beside
 from worldsim.play.video import VideoWriter
 
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     world = load(arguments.world)
     env = WorldModelEnv(world)
-    game = Beside(gym.make(world.info.game, max_episode_steps=None).unwrapped, world, arguments.seed)
+    game = Beside(endless(world.info.game), world, arguments.seed)
     policy = find_policy(arguments.policy)(env.action_space, np.random.default_rng(arguments.seed))
     frame, _ = env.reset(seed=arguments.seed, options={"prompt": game.prompt()})
     dream_ended, started = False, np.array([True])

@@ -165,6 +165,16 @@ def test_an_end_at_a_variable_rate_is_the_episodes_last_frame(tmp_path, uneven):
     assert [(record.num_observations, record.terminated) for record in records] == [(5, True), (8, True)]
 
 
+def test_two_frames_at_the_very_beginning_are_one_and_nothing_done_then_is_lost(tmp_path, shared, video):
+    times = [0, 0.02, *(0.1 * i for i in range(1, 11))]
+    early = write_uneven(shared / "early.mkv", video, times)
+    actions = write_csv(tmp_path / "a.csv", "time,w,mouse_x", [(time, 1, 1) for time in times])
+    import_frames(early, tmp_path / "data", actions, size=16, fps=10)
+    store = EpisodeStore(tmp_path / "data")
+    mouse = store.actions(0)[:, 0]
+    assert len(mouse) == 10 and mouse.sum() == 11 and mouse[0] == 2
+
+
 def test_more_rows_than_frames_follow_their_seconds(tmp_path, video):
     rows = [(i / 50, i % 7, int(i % 5 == 3)) for i in range(60)]  # five for each frame
     import_frames(video, tmp_path / "data", write_csv(tmp_path / "a.csv", "time,gear,reward", rows))

@@ -161,6 +161,8 @@ def test_a_shift_of_what_is_no_data_folder_or_has_too_short_episodes_is_one_line
     short = store(tmp_path / "short", walk(3)).folders[0]
     assert main(["import", f"source={short}", f"out={tmp_path / 'out'}", "shift=3"]) == 2
     assert "expected episodes of more than 3 steps" in capsys.readouterr().err
+    assert main(["import", f"source={short}", f"out={tmp_path / 'out'}", "shift=3", "frame_skip=2"]) == 2
+    assert "expected shift= alone" in capsys.readouterr().err
     assert main(["import", f"source={tmp_path}", f"out={tmp_path / 'out'}", "shift=3"]) == 2
     assert "expected shift= with a data folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

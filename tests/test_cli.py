@@ -78,6 +78,11 @@ def test_help_shows_default_comment_and_group_options(monkeypatch):
     ]
 
 
+def test_help_tells_comments_of_several_lines_whole():
+    text = arguments.help_text("import", "x")
+    assert "desktop recordings (OWAMcap), the id of a local Minari data set, or a data folder for a shift" in text
+
+
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
 def test_help_lists_every_command(argv, capsys):
     assert main(argv) == 0

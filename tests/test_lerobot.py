@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from import_sources import grey_frames, write_video
 
+from worldsim.actions import leaves
 from worldsim.cli.main import main
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.data.importer import import_lerobot
@@ -167,6 +168,18 @@ def test_what_is_exported_is_imported_again(space, tmp_path, capsys):
     capsys.readouterr()
     assert main(["export", f"data={tmp_path / 'data'}", f"out={out}", "format=lerobot"]) == 2
     assert "expected a new folder" in capsys.readouterr().err
+
+
+def test_keys_beside_axes_come_back_as_keys(tmp_path):
+    space = gym.spaces.Dict({"keys": gym.spaces.MultiBinary(2), "mouse": gym.spaces.Box(-1, 1, (1,), np.float32)})
+    packed = np.array([[0, 1, 0.25], [1, 0, -0.5]])
+    with EpisodeWriter(tmp_path / "data", DatasetInfo("game", (32, 32, 3), space, float(FPS))) as writer:
+        writer.append(Episode(grey_frames(3), packed, np.zeros(2, np.float32), False, True, 0, "x"))
+    assert main(["export", f"data={tmp_path / 'data'}", f"out={tmp_path / 'set'}", "format=lerobot"]) == 0
+    assert main(["import", f"source={tmp_path / 'set'}", f"out={tmp_path / 'back'}", "size=null"]) == 0
+    back = EpisodeStore(tmp_path / "back")
+    assert {type(leaf) for leaf in leaves(back.info.action_space)} == {gym.spaces.MultiBinary, gym.spaces.Box}
+    assert np.allclose(back.actions(0), packed[:, [2, 0, 1]])  # axes first
 
 
 def test_an_export_can_be_read_by_pyarrow_and_ffmpeg_alone(tmp_path):

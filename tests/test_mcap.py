@@ -79,6 +79,15 @@ def test_keys_and_mouse_of_each_frame_are_those_until_the_next(tmp_path):
     assert np.abs(shown - grey_frames(COUNT)[:, 0, 0, 0]).max() <= 3
 
 
+def test_what_was_over_before_the_first_frame_led_to_none(tmp_path):
+    events = [key(-90, W, "press"), key(-80, W, "release"), key(-70, SPACE, "press"), key(250, SPACE, "release")]
+    events += [key(260, W, "press"), key(270, W, "release"), raw(-60, 50, 0), raw(130, 3, 0)]
+    import_mcap(desktop(tmp_path / "r", events), tmp_path / "data")
+    store = EpisodeStore(tmp_path / "data")
+    assert actions(store, "w")[:4] == [0, 0, 1, 0] and actions(store, "space")[:4] == [1, 1, 1, 0]
+    assert actions(store, "mouse x")[:3] == [0, 3, 0]
+
+
 def test_without_a_raw_mouse_its_places_tell_how_it_moved(tmp_path):
     place = lambda ms, x, y, **more: (ms, "MouseEvent", {"event_type": "move", "x": x, "y": y, **more})  # noqa: E731
     click = {"event_type": "click", "button": "right", "pressed": True}

@@ -13,6 +13,12 @@ def read(tmp_path, text, encoding="utf-8", name="a.csv"):
     return read_actions(tmp_path / name).columns
 
 
+def test_a_quote_that_is_left_open_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text('w,"a' + "\n0,1" * 50_000)
+    with pytest.raises(ValueError, match="is a quote left open"):
+        read_actions(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_columns_are_parted_by_commas_semicolons_or_tabs(tmp_path, delimiter, line_end):

@@ -18,7 +18,7 @@ from tiny_world import tiny_world
 from worldsim import bundle
 from worldsim.actions import Keymap
 from worldsim.cli import play
-from worldsim.data.episodes import EpisodeStore, EpisodeWriter
+from worldsim.data.episodes import DatasetInfo, EpisodeStore, EpisodeWriter
 from worldsim.dream.env import WorldModelEnv
 from worldsim.play.beside import Beside
 from worldsim.play.controls import COMMANDS, LEGEND, Controls
@@ -141,6 +141,22 @@ def test_paused_choices_show_where_each_leads_and_change_nothing(dummy):
         press(dummy, "p")
         window.advance()
         assert window.session.age == 4 and window._rows() == []
+
+
+def test_choices_are_those_of_the_moment_and_the_settings_shown(dummy):
+    with opened() as window:
+        advance(window, 4)
+        tap(dummy, window, "p", "c")
+        before = window._futures[1]
+        tap(dummy, window, "[")
+        assert window._futures[1] is not before
+        press(dummy, "p")
+        advance(window, 2)
+        press(dummy, "backspace")
+        window.advance(), window.advance()
+        press(dummy, "backspace", up=True)
+        tap(dummy, window, "a", "p")
+        assert window._futures[0] is window.session.frame and window._futures[1] is not before
 
 
 def test_a_future_that_ends_shows_its_end():
@@ -282,6 +298,16 @@ def test_what_follows_going_back_past_what_is_written_is_an_episode_of_its_own(d
     assert len(store) >= 2
 
 
+def test_play_without_actions_is_kept(tmp_path):
+    info = DatasetInfo("film", (40, 48, 3), None, 10.0)
+    with EpisodeWriter(tmp_path / "data", info) as writer:
+        tape = Tape(writer)
+        tape.begin(np.zeros((40, 48, 3), np.uint8))
+        tape.add(np.zeros(1), 1.0, np.ones((40, 48, 3), np.uint8), terminated=True)
+    store = EpisodeStore(tmp_path / "data")
+    assert store.actions(0) is None and store.rewards(0).tolist() == [1]
+
+
 def test_an_end_is_kept_as_one_and_long_play_is_cut(tmp_path):
     frame = np.zeros((40, 48, 3), np.uint8)
     with EpisodeWriter(tmp_path / "data", dream_info(WorldModelEnv(FakeWorld()))) as writer:
@@ -383,6 +409,19 @@ def test_a_gamepad_presses_the_game_s_keys(dummy):
     assert controls.take()[0] == 0
     event(dummy.JOYAXISMOTION, axis=2, value=1.0)
     assert not controls.touched  # this game knows no mouse
+
+
+def test_a_stick_that_rests_lets_go_of_no_key(dummy):
+    controls = Controls(dummy, Keymap(spaces.Discrete(4), FakeWorld().info.keymap))
+    tilt = lambda value: controls.feed(dummy.event.Event(dummy.JOYAXISMOTION, axis=0, value=value))  # noqa: E731
+    controls.press("d")
+    tilt(0.004)
+    controls.take()
+    assert controls.pressed == ["d"]
+    tilt(-0.9), controls.lift("d"), tilt(-0.8)
+    assert controls.pressed == ["a", "left"] or "a" in controls.pressed
+    tilt(0.0), controls.take()
+    assert controls.pressed == []
 
 
 def test_a_right_stick_turns_as_long_as_it_is_held(dummy):

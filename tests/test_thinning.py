@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from import_sources import grey_frames, write_csv, write_pictures, write_video
 
 from worldsim.cli.main import main
@@ -27,6 +28,26 @@ def test_one_frame_of_three_is_kept_and_what_was_done_between_counts(rows, tmp_p
     assert np.allclose(steer, [0.1, 0.4, 0.7]) and mouse.tolist() == [3, 12, 21]
     assert gear.tolist() == [0, 3, 2] and key.tolist() == [0, 1, 0]
     assert store.rewards(0).tolist() == [3, 3, 3]
+
+
+def test_a_lone_choice_of_two_is_a_choice_and_a_whole_axis_has_a_mean(tmp_path):
+    pictures = write_pictures(tmp_path / "p", grey_frames())
+    actions = write_csv(tmp_path / "a.csv", "action", [[int(i in (1, 3, 4))] for i in range(12)])
+    import_frames(pictures, tmp_path / "choice", actions, size=None, frame_skip=3)
+    store = EpisodeStore(tmp_path / "choice")
+    assert store.info.action_space == spaces.Discrete(2) and store.actions(0)[:, 0].tolist() == [0, 1, 0]
+    actions = write_csv(tmp_path / "b.csv", "steer,gear", [[i % 3 - 1 + (i == 2), i // 6] for i in range(12)])
+    import_frames(pictures, tmp_path / "axis", actions, size=None, frame_skip=3)
+    steer, _ = EpisodeStore(tmp_path / "axis").actions(0).T
+    assert np.allclose(steer, [1 / 3, 0, 0])
+
+
+def test_an_episode_of_which_one_frame_is_left_goes(tmp_path):
+    pictures = write_pictures(tmp_path / "p", grey_frames())
+    actions = write_csv(tmp_path / "a.csv", "w,episode", [[0, int(i > 8)] for i in range(12)])
+    import_frames(pictures, tmp_path / "data", actions, size=None, frame_skip=4)
+    store = EpisodeStore(tmp_path / "data")
+    assert [shown(store, i) for i in range(len(store))] == [[20, 100, 180]]
 
 
 def test_an_end_stays_and_a_cut_does_not(tmp_path):

@@ -5,10 +5,10 @@ Here as the place where names become games and an agent. Leaves out learning (`w
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from hydra.utils import instantiate
@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from worldsim.actions import unpack_rows
 from worldsim.agents.agent import Agent
-from worldsim.cli.agents import agent_folder, find_actor
+from worldsim.cli.agents import agent_folder, check_game, find_actor
 from worldsim.data.policies import Policy, find_policy
-from worldsim.dream.registration import REAL_GAMES
+from worldsim.dream.registration import REAL_GAMES, endless
 from worldsim.dream.vector_env import WorldModelVectorEnv
 from worldsim.envs.doom import TICS
 from worldsim.evaluation.statistics import interval
@@ -70,15 +70,14 @@ def _envs(config: DictConfig, facts: dict[str, Any]) -> tuple[VectorEnv, str]:
         )
         return dream, f"the dream of {dream.world.info.name}, K = {dream.world.steps}"
     if config.get("game") is not None:
-        if not str(config.game.get("_target_")).startswith("worldsim.envs."):
-            raise ValueError("expected a game to play in, found game=dream or game=screen; a dream is world=")
+        check_game(config.game)
         make = lambda: instantiate(config.game, _convert_="all")  # noqa: E731 (a name for what follows)
         one = make()
         name = one.spec.id
         one.close()
     elif facts.get("game") in REAL_GAMES:
         name = facts["game"]
-        make = lambda: gym.make(name, max_episode_steps=None).unwrapped  # noqa: E731
+        make = partial(endless, name)
     else:
         raise ValueError("expected game= or world= to play in, found neither; game=gym game.id=... names any game")
     return SyncVectorEnv([make] * rows, autoreset_mode=AutoresetMode.DISABLED), name

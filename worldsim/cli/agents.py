@@ -6,6 +6,7 @@ Here because record, play and agent eval all take one. Leaves out the human, who
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +20,12 @@ def agent_folder(name: str) -> Path | None:
     """Returns the folder of an agent: itself, or that of the shipped world of this name; None where there is none."""
     folders = [WORLDS / name] if name in shipped() else [Path(name)]
     return next((folder for folder in folders if (folder / FILE).is_file()), None)
+
+
+def check_game(game: Any) -> None:
+    """Raises ValueError for a `game=` that is no game to act in."""
+    if game.get("_target_") in ("gymnasium.make_vec", "worldsim.play.screen.ScreenGame"):
+        raise ValueError("expected a game to play in, found game=dream or game=screen; a dream is world=")
 
 
 def find_actor(

@@ -62,6 +62,7 @@ def _options(group: str) -> tuple[str, ...]:
 
 
 def _keys(text: str) -> list[Argument]:
+    text = re.sub(r"(#.*)\n +# *", r"\1 ", text)  # a comment may go on in the next line
     matches = [match for line in text.splitlines() if (match := _LINE.match(line))]
     indents = [len(match["indent"]) for match in matches] + [0]
     found: list[Argument] = []

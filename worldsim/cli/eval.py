@@ -6,9 +6,9 @@ Leaves out the measuring itself (`worldsim.evaluation`).
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim import bundle
+from worldsim.cli.agents import check_game
 from worldsim.cli.data import open_data
 from worldsim.data.episodes import EpisodeStore
-from worldsim.dream.registration import REAL_GAMES
+from worldsim.dream.registration import REAL_GAMES, endless
 from worldsim.envs import arena, doom, doom_things
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.measure import Knowledge, measure
@@ -98,18 +99,14 @@ def _facts(config: DictConfig, subject: Subject, store: EpisodeStore, episodes: 
     """Returns what the figures depend on, by which an evaluation that was killed knows its own parts again."""
     plain: Any = OmegaConf.to_object(config)
     return {
-        "world": _fingerprint(subject.world) if isinstance(subject, Dream) else str(config.world),
+        "world": _settings(subject.world) if isinstance(subject, Dream) else str(config.world),
         "episodes": [store.records[i].hash for i in episodes],
         **{key: plain.get(key) for key in ("starts", "quick", "steps", "device", "game")},
     }
 
 
-def _fingerprint(world: WorldModel) -> str:
-    digest = hashlib.sha256(repr((world.sampler, world.guidance, world.context_level)).encode())
-    for part in (world.autoencoder, world.denoiser, world.outcome):
-        for value in part.state_dict().values():
-            digest.update(value.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+def _settings(world: WorldModel) -> list[str]:
+    return [world.fingerprint, *map(repr, (world.sampler, world.guidance, world.context_level))]
 
 
 def _named(world: WorldModel, store: EpisodeStore) -> EpisodeStore:
@@ -135,6 +132,7 @@ def _knowledge(config: DictConfig, store: EpisodeStore, native: bool) -> Knowled
 def _game(config: DictConfig, store: EpisodeStore) -> Callable[[], gym.Env] | None:
     """Returns what makes the real game: the one that `game=` names, or one that comes with the library."""
     if config.get("game") is not None:
+        check_game(config.game)
         return lambda: instantiate(config.game, _convert_="all")
     return real_game(store)
 
@@ -144,4 +142,4 @@ def real_game(store: EpisodeStore) -> Callable[[], gym.Env] | None:
     game: Any = store.info.game
     if game not in REAL_GAMES or any(record.seed is None for record in store.records):
         return None
-    return lambda: gym.make(game, max_episode_steps=None).unwrapped
+    return partial(endless, game)

@@ -43,9 +43,11 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     if (path / FACTS).exists():
         if config.shift == 0:
             raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
-        if actions is not None or config.fps is not None or any(config.arrays.values()):
+        others = (actions, config.fps, config.crop, config.camera, config.frame_skip)
+        if others != (None, None, None, None, 1) or any(config.arrays.values()):
             raise ValueError(
-                f"expected shift= alone with the data folder {source}, found actions=, fps= or arrays. too"
+                f"expected shift= alone with the data folder {source}, found actions=, fps=, crop=, camera=, "
+                "frame_skip= or arrays. too"
             )
         return import_shifted(path, out, config.shift, progress)
     if config.shift != 0:

@@ -34,7 +34,8 @@ def main(config: DictConfig) -> int:
             "them with the world's size="
         )
     space, out, takes = world.info.action_space, Path(str(config.out)), _takes(store)
-    if len({Path(name).stem for name in takes}) < len(takes):
+    named_in = [{*_takes(EpisodeStore(folder))} for folder in store.folders]  # a name in two folders is two takes
+    if len({Path(name).stem for name in takes}) < sum(map(len, named_in)):
         raise ValueError(f"expected takes of different names, found {', '.join(takes)}; import them one by one")
     assert space is not None  # a world with latent actions has them
     for name, episodes in takes.items():

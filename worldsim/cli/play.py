@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from worldsim import bundle
 from worldsim.actions import Keymap
-from worldsim.cli.agents import find_actor
+from worldsim.cli.agents import check_game, find_actor
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.data.policies import Policy, find_policy
 from worldsim.dream.env import WorldModelEnv
@@ -126,6 +126,8 @@ def _check(config: DictConfig) -> None:
         if not isinstance(config[key], bool):
             raise ValueError(f"expected {key}=true or {key}=false, found {config[key]}")
     VideoWriter(config.out, 1)  # says what is wrong with out=
+    if config.get("game") is not None:
+        check_game(config.game)
     _check_serve(config)
 
 

@@ -84,7 +84,7 @@ def follow_clock(
         )
     shown = np.searchsorted(take.slots, np.arange(frames), side="right") - 1  # the decoded frame that a frame is
     held = np.searchsorted(source, shown, side="right") - 1
-    steps = np.searchsorted(shown, source, side="right") - 1  # the step to the first frame after that
+    steps = np.maximum(np.searchsorted(shown, source, side="right") - 1, 0)  # the step to the first frame after that
     return {
         name: np.bincount(steps, values, frames).astype(values.dtype) if name in sums else values[held]
         for name, values in columns.items()

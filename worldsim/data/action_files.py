@@ -12,7 +12,7 @@ an axis (anything else; `mouse_x` and `mouse_y` always). A lone column without a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,8 +136,11 @@ def key_name(name: str) -> str | None:
     return key if len(key) == 1 or key in KEY_NAMES else None
 
 
-def make_layout(files: Sequence[ActionFile]) -> ActionLayout:
-    """Returns the action space that holds all rows of all files. Raises ValueError where their columns differ."""
+def make_layout(files: Sequence[ActionFile], kinds: Mapping[str, str] | None = None) -> ActionLayout:
+    """Returns the action space that holds all rows of all files; `kinds` says what columns are, where that is known.
+
+    Raises ValueError where their columns differ.
+    """
     first = files[0]
     for file in files[1:]:
         if list(file.columns) != list(first.columns):
@@ -148,7 +151,7 @@ def make_layout(files: Sequence[ActionFile]) -> ActionLayout:
     columns = []
     for name in first.names:
         values = np.concatenate([file.columns[name] for file in files])
-        kind = _kind(first.path, name, values)
+        kind = _kind(first.path, name, values) if kinds is None else kinds[name]
         highest = float(np.abs(values.astype(np.float32 if kind == AXIS else np.float64)).max())
         columns.append(Column(name, kind, max(1.0, highest) if kind == AXIS else highest))
     columns.sort(key=lambda column: KINDS.index(column.kind))

@@ -122,9 +122,12 @@ def _write_takes(
     finals = [
         _final_frames(file, take.num_frames) if file else frozenset() for take, file in zip(takes, files, strict=True)
     ]
-    pairs = [thin(*part, skip) for part in zip(cropped, files, finals, strict=True)]
-    known = [file for _, file in pairs if file is not None]
+    known = [file for file in files if file is not None]
     layout = make_layout(known) if any(file.names for file in known) else ActionLayout(None, [])
+    kinds = {column.name: column.kind for column in layout.columns}
+    pairs = [thin(*part, skip, kinds) for part in zip(cropped, files, finals, strict=True)]
+    if layout.columns:
+        layout = make_layout([file for _, file in pairs if file is not None], kinds)  # what adds up goes farther
     labelled = [label(take, file, layout, shape.max_episode_steps) for take, file in pairs]
     info = DatasetInfo(
         game=source.resolve().stem,

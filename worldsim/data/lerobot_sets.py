@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ VERSION = "v3.0"
 PLACE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 DATA, VIDEO = f"data/{PLACE}.parquet", f"videos/{{video_key}}/{PLACE}.mp4"
 CAMERA = "observation.images.screen"
+WHOLE = ("key_", "choice_")  # what whole numbers are called that we write, beside axes as floating-point ones
 TASK = "play"
 
 
@@ -121,11 +123,10 @@ def _rows(source: Path, info: dict, episodes: list[dict], path: Path) -> ActionF
     features = info["features"]
     wanted = [name for name in ("action", "next.reward", "next.done") if name in features]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*wanted, "episode_index")}
+    read = lru_cache(maxsize=1)(lambda place: _table(place, [*wanted, "episode_index"]))  # many episodes lie in one
     for row in episodes:
-        table = _table(
-            source / info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]),
-            [*wanted, "episode_index"],
-        )
+        place = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
+        table = read(source / info["data_path"].format(**place))
         mine = np.asarray(table["episode_index"]).ravel() == row["episode_index"]
         if mine.sum() != row["length"]:
             raise ValueError(f"episode {row['episode_index']} has {mine.sum()} rows, not {row['length']}")
@@ -136,6 +137,9 @@ def _rows(source: Path, info: dict, episodes: list[dict], path: Path) -> ActionF
         actions = np.concatenate(parts["action"])
         actions = actions.reshape(len(actions), -1)
         columns = dict(zip(_names(features["action"], actions.shape[1]), actions.T, strict=True))
+        for name, values in columns.items():
+            if name.startswith(WHOLE) and (values == values.round()).all():
+                columns[name] = values.astype(np.int64)
     if "next.reward" in wanted:
         columns[REWARD] = np.concatenate(parts["next.reward"]).astype(np.float32).ravel()
     if "next.done" in wanted:
@@ -286,7 +290,7 @@ def _episode(fps: float, index: int, start: int, length: int) -> dict[str, Any]:
 def _features(store: EpisodeStore) -> dict[str, dict[str, Any]]:
     info = store.info
     assert info.action_space is not None  # `export_lerobot` has asked
-    kinds = {gym.spaces.Box: "axis", gym.spaces.MultiBinary: "key"}
+    kinds = {gym.spaces.Box: "axis", gym.spaces.MultiBinary: "key"}  # and choices: see `WHOLE`
     names = [
         f"{kinds.get(type(leaf), 'choice')}_{i}"
         for i, leaf in enumerate(x for x in leaves(info.action_space) for _ in range(int(np.prod(leaf_shape(x)))))

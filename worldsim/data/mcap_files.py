@@ -124,18 +124,21 @@ def _rows(recording: Recording, names: list[str], moves: bool) -> ActionFile:
     """Returns what was held and moved while each frame was the newest; a key tapped between two frames counts."""
     count = len(recording.shown)
     columns: dict[str, np.ndarray] = {name: np.zeros(count, np.int64) for name in names}
-    held: dict[str, tuple[int, int]] = {}  # the row since which a key is held, and when it went down
+    held: dict[str, int] = {}  # the row since which a key is held
     for time, name, down in [*recording.pressed, *((recording.shown[-1] + 1, name, 0) for name in names)]:
         row = max(0, int(np.searchsorted(recording.shown, time, side="right")) - 1)
         if down:
-            held.setdefault(name, (row, time))
+            held.setdefault(name, row)
         elif name in held:
-            columns[name][held.pop(name)[0] : row + 1] = 1
+            first = held.pop(name)
+            if time >= recording.shown[0]:  # what was over before led to no frame
+                columns[name][first : row + 1] = 1
     if moves:
         for index, name in enumerate(("mouse_x", "mouse_y"), start=1):
             columns[name] = np.zeros(count)
             for step in recording.moved:
-                row = max(0, int(np.searchsorted(recording.shown, step[0], side="right")) - 1)
-                columns[name][row] += step[index]
+                row = int(np.searchsorted(recording.shown, step[0], side="right")) - 1
+                if row >= 0:
+                    columns[name][row] += step[index]
     seconds = (recording.presented - recording.presented[0]) * 1e-9
     return ActionFile(recording.path, columns, {"timestamp": seconds})

@@ -46,7 +46,10 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     text = _read_text(path)
     delimiter = _find_delimiter(path, text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    rows = [(reader.line_num, row) for row in reader]
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"cannot read line {reader.line_num} of {path} ({error}); is a quote left open?") from None
     while rows and not rows[-1][1]:  # empty lines at the end
         rows.pop()
     header = [name.strip() for name in rows[0][1]] if rows else []

@@ -1,7 +1,7 @@
 """Who acts while recording: at random, held for a while or all along, wandering, a user's function, or a mix of them.
 
 Here so that the recorder sees one protocol, whoever plays. Leaves out the human, who needs a window
-(`worldsim.play.human`), and trained agents: `policy=my_module:my_agent` reaches those.
+(`worldsim.play.human`), and trained agents, which are found by their folders (`worldsim.cli.agents`).
 """
 
 from __future__ import annotations

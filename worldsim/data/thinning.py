@@ -5,14 +5,14 @@ Here so that all formats share them. Leaves out resizing, which follows (`import
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from worldsim.data.action_files import EPISODE, REWARD, TERMINATED, ActionFile
+from worldsim.data.action_files import AXIS, CHOICE, EPISODE, KEY, REWARD, TERMINATED, ActionFile
 from worldsim.data.frame_files import Take
 
 
@@ -38,11 +38,14 @@ class Thinned(Take):
                 following = next(wanted)
 
 
-def thin(take: Take, file: ActionFile | None, finals: Collection[int], skip: int) -> tuple[Take, ActionFile | None]:
+def thin(
+    take: Take, file: ActionFile | None, finals: Collection[int], skip: int, kinds: Mapping[str, str]
+) -> tuple[Take, ActionFile | None]:
     """Returns every `skip`-th frame of each episode, and one row for the steps that became one.
 
-    A key pressed in any of them is pressed, what adds up (rewards, mouse) is summed, an axis is their mean, a choice
-    the first. Where the game ended (`finals`), an episode's last frame stays; else what is left at its end goes.
+    `kinds` says what each column is. A key pressed in any of them is pressed, what adds up (rewards, mouse) is summed,
+    an axis is their mean, a choice the first. Where the game ended (`finals`), an episode's last frame stays; else what
+    is left at its end goes, and an episode of a single frame with it.
     """
     if skip == 1:
         return take, file
@@ -52,13 +55,13 @@ def thin(take: Take, file: ActionFile | None, finals: Collection[int], skip: int
         frames = list(range(start, stop, skip))
         if stop - 1 in finals and frames[-1] != stop - 1:
             frames.append(stop - 1)
-        kept += frames
+        kept += frames if len(frames) > 1 else []
     places = np.arange(len(kept))
     fewer = Thinned(take.path, places, take.fps, take.rate, pictures=take.pictures, whole=take, kept=tuple(kept))
-    return fewer, None if file is None else _joined(file, np.array(kept), finals)
+    return fewer, None if file is None else _joined(file, np.array(kept), finals, kinds)
 
 
-def _joined(file: ActionFile, kept: np.ndarray, finals: Collection[int]) -> ActionFile:
+def _joined(file: ActionFile, kept: np.ndarray, finals: Collection[int], kinds: Mapping[str, str]) -> ActionFile:
     rows, starts = file.num_rows, np.array([*file.starts, 1 << 60])
     last_of = np.searchsorted(starts, kept, side="right")  # the episode of each kept frame, from 1
     following = np.append(kept[1:], 1 << 60)
@@ -66,23 +69,24 @@ def _joined(file: ActionFile, kept: np.ndarray, finals: Collection[int]) -> Acti
         np.append(last_of[1:] == last_of[:-1], False), following, kept + 1
     )  # an episode's last: its own row
     spans = [(min(a, rows - 1), max(min(b, rows), min(a, rows - 1) + 1)) for a, b in zip(kept, ends, strict=True)]
-    columns = {name: _column(file, name, values, spans) for name, values in file.columns.items()}
+    columns = {name: _column(file, name, values, spans, kinds.get(name)) for name, values in file.columns.items()}
     if TERMINATED in columns:
         columns[TERMINATED] = np.isin(kept, [*finals]).astype(np.int64)
     return replace(file, columns=columns, clocks={})
 
 
-def _column(file: ActionFile, name: str, values: np.ndarray, spans: Sequence[tuple[int, int]]) -> np.ndarray:
+def _column(
+    file: ActionFile, name: str, values: np.ndarray, spans: Sequence[tuple[int, int]], kind: str | None
+) -> np.ndarray:
     join: Any = np.mean
     if name == REWARD or name in file.sums:
         join = np.sum
-    elif name == EPISODE:
-        join = lambda part: part[0]  # noqa: E731
-    elif values.dtype.kind == "b" or np.isin(values, (0, 1)).all():
+    elif kind == KEY:
         join = np.max
-    elif values.dtype.kind in "iu":
+    elif name == EPISODE or kind == CHOICE:
         join = lambda part: part[0]  # noqa: E731
-    return np.array([join(values[a:b]) for a, b in spans]).astype(values.dtype)
+    joined = np.array([join(values[a:b]) for a, b in spans])
+    return joined if kind == AXIS else joined.astype(values.dtype)  # whole numbers have a mean between them
 
 
 def check_crop(crop: Any, takes: Sequence[Take]) -> tuple[int, int, int, int] | None:

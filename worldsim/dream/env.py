@@ -1,7 +1,7 @@
 """The dream as a `gymnasium.Env`: one row of a learned world.
 
 Here so that an agent steps a generated world like any game, and can do more: save, branch and rewind it.
-Leaves out many rows at once (`vector_env.py`) and what both share (`dream.py`).
+Leaves out many rows at once (`vector_env.py`) and what both share (`rows.py`).
 """
 
 from __future__ import annotations

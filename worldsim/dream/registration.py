@@ -41,3 +41,13 @@ def register() -> None:
     for name, arguments in entries.items():
         if name not in gym.registry:
             gym.register(id=name, **arguments)
+
+
+def endless(name: str) -> gym.Env:
+    """Returns a game of the library's that only ends by itself.
+
+    The limit is taken away from the game: `gym.make(max_episode_steps=None)` keeps it to itself.
+    """
+    game: Any = gym.make(name).unwrapped
+    game.max_episode_steps = None
+    return game

@@ -1,7 +1,7 @@
 """The dream as a `gymnasium.vector.VectorEnv`: many rows of one world, stepped as one batch.
 
 Here because batching on one device is what a learned game is good at; row i seeded s is the single env seeded s + i.
-Leaves out what both envs share (`dream.py`).
+Leaves out what both envs share (`rows.py`).
 """
 
 from __future__ import annotations

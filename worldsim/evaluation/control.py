@@ -96,16 +96,18 @@ def control(
     if not labels.counts:
         return None
     judge = _learned(store, rest, labels, training_steps)
-    judged: dict[int, list[np.ndarray]] = {}
+    judged: dict[int, dict[int, list[np.ndarray]]] = {}  # by age and episode, which is what an interval resamples
     for seen in along(subject, store, [usable[i % len(usable)] for i in range(rows)], BEFORE, AFTER):
         guesses = [_guess(judge, frames) for frames in (seen.dreamed, seen.real)]
-        judged.setdefault(seen.age, []).append(np.stack((labels(seen.actions), *guesses), 1))
+        found = np.stack((labels(seen.actions), *guesses), 1)
+        judged.setdefault(seen.age, {}).setdefault(seen.row % len(usable), []).append(found)
+    ages = {age: [np.concatenate(rows) for rows in episodes.values()] for age, episodes in judged.items()}
     return {
         str(age): {
             "share": bootstrap(parts, lambda some: _share(*_recalls(some)), RESAMPLES),
             **dict(zip(("dream", "real", "chance"), (round(x, 4) for x in _recalls(parts)), strict=True)),
         }
-        for age, parts in judged.items()
+        for age, parts in ages.items()
     } or None
 
 

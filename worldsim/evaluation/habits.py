@@ -64,7 +64,8 @@ def habits(
     usable = [i for i in episodes if store.records[i].total_steps > subject.window]
     if not usable:
         return None
-    chosen = [usable[i % len(usable)] for i in range(rows)]
+    rows = min(rows, len(usable))  # one more would be no other life
+    chosen = usable[:rows]
     game = RealGame(make)
     result: dict[str, Any] = {"steps": length, "rows": rows, "habits": {}}
     for name, act_for in _habits(store, scripts or {}).items():

@@ -37,10 +37,12 @@ def rare(subject: Any, store: EpisodeStore, episodes: list[int], rows: int = 16)
     usable = [i for i in episodes if store.records[i].total_steps > subject.window + 1]
     if len(usable) < 2 or min(store.info.observation_shape[:2]) < PATCH:
         return None
-    ages: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+    seen_at: dict[int, dict[int, list[tuple[np.ndarray, np.ndarray]]]] = {}  # by age and episode
     for seen in along(subject, store, [usable[i % len(usable)] for i in range(rows)], 1, 0):
-        ages.setdefault(seen.age, []).append((seen.dreamed, seen.real))
-    if not (ages := {age: parts for age, parts in ages.items() if len(parts) > 1}):
+        seen_at.setdefault(seen.age, {}).setdefault(seen.row % len(usable), []).append((seen.dreamed, seen.real))
+    join = lambda rows: tuple(np.concatenate(side) for side in zip(*rows, strict=True))  # noqa: E731
+    ages = {age: [join(rows) for rows in parts.values()] for age, parts in seen_at.items() if len(parts) > 1}
+    if not ages:
         return None
     rarity = Rarity(np.concatenate([real[:, 1] for parts in ages.values() for _, real in parts]))
     found = {}

@@ -60,6 +60,7 @@ class Controls:
         self._pygame, self._keymap = pygame, keymap
         self._held: set[str] = set()
         self._tapped: set[str] = set()  # pressed since the last action: a quick tap must not fall between two frames
+        self._tilted: dict[int, int] = {}  # to which side each axis of a gamepad's stick is
         self._mouse, self._look = np.zeros(2), np.zeros(2)
         self._since: float | None = None  # when the oldest input came that no action was taken for
         self.typed: str | None = None  # a seed, while the player types it
@@ -135,6 +136,7 @@ class Controls:
     def release(self) -> None:
         """Lets go of everything."""
         self._held.clear()
+        self._tilted.clear()
         self._look[:] = 0
         self._forget_moment()
 
@@ -167,11 +169,11 @@ class Controls:
             self._since = perf_counter()
 
     def _tilt(self, axis: int, value: float) -> None:
-        for side in (-1, 1):
-            if value * side > 0:
-                self._hold(STICK[axis, side])
-            else:
-                self._held.difference_update(STICK[axis, side])
+        before, side = self._tilted.get(axis, 0), int(np.sign(value))
+        if side != before:  # a stick that rests lets go of no key
+            self._held.difference_update(STICK.get((axis, before), ()))
+            self._hold(STICK.get((axis, side), ()))
+            self._tilted[axis] = side
 
     def _forget_moment(self) -> None:
         self._tapped.clear()

@@ -16,6 +16,7 @@ import numpy as np
 from worldsim._pygame import import_pygame
 from worldsim.actions import Keymap
 from worldsim.data.policies import EndOfRecording
+from worldsim.play.controls import Controls
 
 WINDOW = 640  # pixels, about; frames are scaled by a whole number
 INVISIBLE = ("dummy", "offscreen")
@@ -40,17 +41,17 @@ def open_window(pygame: ModuleType, size: tuple[int, int]) -> Any:
 class HumanPolicy:
     """Shows each frame for 1/fps s and returns what the keymap makes of the held keys and the mouse's movement.
 
-    The window is open inside `with`. Keys are tracked by their events, so that injected ones count too.
+    The window is open inside `with`; Esc or closing it raises EndOfRecording.
     """
 
     def __init__(self, space: gym.Space, keymap: dict, fps: float, frame_shape: tuple[int, int, int]):
         self._keymap, self._fps = Keymap(space, keymap), fps
         self._scale = max(1, WINDOW // max(frame_shape[:2]))
         self._size = (frame_shape[1] * self._scale, frame_shape[0] * self._scale)
-        self._held: set[str] = set()
 
     def __enter__(self) -> Self:
         self._pygame: ModuleType = import_pygame()
+        self._controls = Controls(self._pygame, self._keymap)
         self._screen = open_window(self._pygame, self._size)
         self._pygame.display.set_caption("worldsim record: Esc ends")
         self._pygame.mouse.set_visible(not self._keymap.uses_mouse)
@@ -64,31 +65,13 @@ class HumanPolicy:
     def __call__(self, observations: np.ndarray, started: np.ndarray) -> np.ndarray:
         self._show(observations[0])
         self._clock.tick(self._fps)  # the action is read after the wait, as late as possible
-        tapped, mouse = self._read_events()
-        return self._keymap.packed(self._held | tapped, mouse)[None]
+        for event in self._pygame.event.get():
+            if self._controls.feed(event) == "quit":
+                raise EndOfRecording
+            self._controls.typed = None  # nobody types a seed here
+        return self._controls.take()[None]
 
     def _show(self, frame: np.ndarray) -> None:
         picture = self._pygame.image.frombuffer(np.ascontiguousarray(frame).tobytes(), frame.shape[1::-1], "RGB")
         self._screen.blit(self._pygame.transform.scale(picture, self._size), (0, 0))
         self._pygame.display.flip()
-
-    def _read_events(self) -> tuple[set[str], tuple[float, float]]:
-        """Updates the held keys; returns all that were pressed since the last frame, and the mouse's movement.
-
-        Raises EndOfRecording at Esc or a closed window.
-        """
-        pygame, right, down = self._pygame, 0.0, 0.0
-        tapped: set[str] = set()
-        for event in pygame.event.get():
-            if event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE):
-                raise EndOfRecording
-            if event.type == pygame.KEYDOWN:
-                tapped.add(pygame.key.name(event.key))
-                self._held.add(pygame.key.name(event.key))
-            elif event.type == pygame.KEYUP:
-                self._held.discard(pygame.key.name(event.key))
-            elif event.type == pygame.WINDOWFOCUSLOST:
-                self._held.clear()  # the window will not hear of keys let go elsewhere
-            elif event.type == pygame.MOUSEMOTION:
-                right, down = right + event.rel[0], down + event.rel[1]
-        return tapped, (right, down)

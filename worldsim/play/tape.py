@@ -68,6 +68,8 @@ class Tape:
         if self._steps:
             actions, told = zip(*self._steps, strict=True)
             rewards = None if None in told else np.array(told, np.float32)
-            frames, taken = np.stack(self._frames), np.stack(actions)
+            frames, taken = np.stack(self._frames), None
+            if self._writer.info.action_space is not None:
+                taken = np.stack(actions)
             self._writer.append(Episode(frames, taken, rewards, terminated, not terminated, None, self._policy))
         self._frames, self._steps = [], []

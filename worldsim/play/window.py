@@ -229,6 +229,7 @@ class PlayWindow:
             self._film()
         else:
             self.tuning.change(command)
+            self._futures = None
 
     def _play(self) -> None:
         if not self._is_over():
@@ -305,8 +306,8 @@ class PlayWindow:
 
     def _look_ahead(self) -> None:
         """Dreams what each choice leads to from here, once for every moment."""
-        here = (self.session.env.row_seed, self.session.env.episode, self.session.age, self.session.total_reward)
-        if self._futures is None or self._futures[0] != here:
+        here = self.session.frame  # another array for every moment
+        if self._futures is None or self._futures[0] is not here:
             self._futures = here, self._do(self.session.futures)
 
     def _frames(self) -> list[np.ndarray]:
