@@ -2,7 +2,7 @@
 
 Here as what every way of learning in a dream shares. A row begins at a moment of recordings, or at the world's own
 prompts. Outcomes come as they are expected, and ends also drawn, by which rows begin anew.
-Leaves out learning, and time limits that are not the horizon's.
+Leaves out learning, and time limits.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _last(frames: Tensor, window: int) -> Tensor:
 class Dreams:
     """Rows of a dream that begin anew by themselves, and what the agent sees of them."""
 
-    def __init__(self, world: WorldModel, starts: Moments, rows: int, horizon: int, seed: int):
-        self.world, self.starts, self.horizon = world, starts, horizon
+    def __init__(self, world: WorldModel, starts: Moments, rows: int, seed: int):
+        self.world, self.starts = world, starts
         self._seed, self._begun, self._rng = seed, 0, np.random.default_rng(seed)
         table = torch.from_numpy(np.asarray(world.action_codec.table))
         self._actions = world.action_codec.encode(table).to(world.device)
@@ -133,7 +133,7 @@ def earned(
 
     Luck is other than in the dreams that are learned from.
     """
-    dreams = Dreams(world, starts, rows, horizon, OTHER + seed)
+    dreams = Dreams(world, starts, rows, OTHER + seed)
     total, alive = torch.zeros(rows, device=world.device), torch.ones(rows, device=world.device)
     luck = None if network.config.greedy else torch.Generator(world.device).manual_seed(seed)
     for _ in range(0, horizon, hold):

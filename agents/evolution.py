@@ -133,7 +133,7 @@ class Population:
         """Returns each candidate's mean return `[candidates]`."""
         how, device = self.how, self.world.device
         rows = how.candidates * how.dreams
-        dreams = Dreams(self.world, self.starts, rows, how.horizon, self.seed)
+        dreams = Dreams(self.world, self.starts, rows, self.seed)
         rng = np.random.default_rng([self.seed, generation])
         drawn = torch.from_numpy(rng.integers(len(self.starts.seen), size=how.dreams)).repeat(how.candidates).to(device)
         address = noise.address_of([self.seed] * rows, device)

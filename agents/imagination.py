@@ -90,7 +90,7 @@ class ActorCritic:
 
     def _begin(self) -> None:
         """Draws rows and luck, other ones for every number of updates."""
-        self.dreams = Dreams(self.world, self.starts, self.how.rows, self.how.horizon, self.seed + self.updates)
+        self.dreams = Dreams(self.world, self.starts, self.how.rows, self.seed + self.updates)
         self.generator = torch.Generator(self.world.device).manual_seed(self.seed + self.updates)
 
     def update(self) -> dict[str, float]:

@@ -51,6 +51,8 @@ class QLearning:
         for name in counts:
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ValueError(f"expected {name} to be a whole number of at least 1, found {getattr(self, name)}")
+        if self.horizon <= self.hold:
+            raise ValueError(f"expected a horizon above hold={self.hold}, found {self.horizon}")
         if self.memory < 2 * (self.ahead + self.window):
             raise ValueError(f"expected a memory of at least {2 * (self.ahead + self.window)}, found {self.memory}")
         shares = 0 < self.discount < 1 and 0 <= self.events <= 1 and 0 < self.follow <= 1 and self.learning_rate > 0
@@ -70,11 +72,13 @@ class QLearning:
 class Memory:
     """The last decisions of rows that dream side by side, as rings `[length rows]`."""
 
-    def __init__(self, length: int, rows: int, frame_shape: tuple[int, ...], device: torch.device):
+    def __init__(self, length: int, rows: int, kept: int, frame_shape: tuple[int, ...], device: torch.device):
+        """`kept` is how many frames are new at every decision."""
+
         def ring(*shape: int, dtype: torch.dtype = torch.float) -> Tensor:
             return torch.zeros(length, rows, *shape, dtype=dtype, device=device)
 
-        self.frames = ring(*frame_shape, dtype=torch.uint8)  # what was seen when it was decided
+        self.frames = ring(kept, *frame_shape, dtype=torch.uint8)  # the last ones when it was decided
         self.chosen, self.age = ring(dtype=torch.long), ring(dtype=torch.long)  # age: decisions since the row began
         self.reward, self.kept = ring(), ring()  # kept: the discount, 0 where it ended
         self.cut = ring(dtype=torch.bool)  # the next decision is another dream's, though this one has not ended
@@ -88,9 +92,10 @@ class Memory:
 
     def seen(self, at: Tensor, row: Tensor, window: int) -> Tensor:
         """Returns what was seen at decisions number `at` of rows `[b]`: `[b window H W 3]`, the first repeated."""
-        back = torch.arange(window - 1, -1, -1, device=at.device)
+        back = torch.arange(-(-window // self.frames.shape[2]) - 1, -1, -1, device=at.device)
         age = self.age[at % len(self.age), row]
-        return self.frames[(at[:, None] - torch.minimum(back, age[:, None])) % len(self.age), row[:, None]]
+        frames = self.frames[(at[:, None] - torch.minimum(back, age[:, None])) % len(self.age), row[:, None]]
+        return frames.flatten(1, 2)[:, -window:]
 
     def returns(self, at: Tensor, row: Tensor, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what decisions brought in up to `ahead` steps `[b]`, the discount of what came then, and when."""
@@ -138,10 +143,12 @@ class Learner:
 
     def _begin(self) -> None:
         """Draws rows and luck, other ones for every number of updates."""
-        self.dreams = Dreams(self.world, self.starts, self.how.rows, self.how.horizon, self.seed + self.updates)
+        self.dreams = Dreams(self.world, self.starts, self.how.rows, self.seed + self.updates)
         self.generator = torch.Generator().manual_seed(self.seed + self.updates)
         self.age = torch.zeros(self.how.rows, dtype=torch.long, device=self.world.device)
-        self.memory = Memory(self.how.memory, self.how.rows, tuple(self.world.info.frame_shape), self.world.device)
+        self.kept = min(self.how.hold, self.how.window)
+        shape = tuple(self.world.info.frame_shape)
+        self.memory = Memory(self.how.memory, self.how.rows, self.kept, shape, self.world.device)
 
     def update(self) -> dict[str, float]:
         """Dreams on for some decisions, and learns from what is remembered."""
@@ -158,7 +165,7 @@ class Learner:
     def _dream(self) -> dict[str, float]:
         how, dreams, rewards, ends = self.how, self.dreams, [], []
         for _ in range(how.decisions):
-            frames, age = dreams.seen[:, -1], self.age
+            frames, age = dreams.seen[:, -self.kept :], self.age
             chosen = worths(self.network, dreams.seen).argmax(-1)
             luck = torch.rand(how.rows, generator=self.generator).to(chosen.device)
             other = torch.randint(self.network.config.num_actions, (how.rows,), generator=self.generator)

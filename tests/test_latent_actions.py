@@ -226,7 +226,9 @@ def test_labels_are_written_as_a_file_that_import_takes(mixed, tmp_path, monkeyp
     assert lines[0] == "action" and [int(x) for x in lines[1:]] == np.concatenate(truths).tolist()
     file = read_actions(out)
     assert make_layout([file]).space == gym.spaces.Discrete(5) and file.num_rows == 150
-    with EpisodeWriter(tmp_path / "again", DatasetInfo("walk", (SIDE, SIDE, 3), None, 15.0, has_rewards=False)) as writer:
+    with EpisodeWriter(
+        tmp_path / "again", DatasetInfo("walk", (SIDE, SIDE, 3), None, 15.0, has_rewards=False)
+    ) as writer:
         writer.append(Episode(walk(30, 200)[0], None, None, False, True, None, "import:walk.mp4"))
     both = f"data=[{tmp_path / 'mute'},{tmp_path / 'again'}]"  # a take of the same name, but another
     assert main(["label", "world=x", both, f"out={out}"]) == 2

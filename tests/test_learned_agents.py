@@ -157,11 +157,11 @@ def test_q_learning_is_a_training_like_the_others(tmp_path):
 
 def memory(**steps):
     """Returns a memory of one row whose rewards are 1, 2, 3, ... and whose frames show how many came before."""
-    found = Memory(8, 1, (1, 1, 3), torch.device("cpu"))
+    found = Memory(8, 1, 1, (1, 1, 3), torch.device("cpu"))
     for number in range(len(steps["age"])):
         kept = 0.0 if number in steps.get("ends", ()) else 0.5
         found.add(
-            frames=torch.full((1, 1, 1, 3), number, dtype=torch.uint8), chosen=torch.tensor([number % 4]),
+            frames=torch.full((1, 1, 1, 1, 3), number, dtype=torch.uint8), chosen=torch.tensor([number % 4]),
             age=torch.tensor([steps["age"][number]]), reward=torch.tensor([number + 1.0]), kept=torch.tensor([kept]),
             cut=torch.tensor([number in steps.get("cuts", ())]),
         )  # fmt: skip
@@ -174,6 +174,27 @@ def test_a_memory_sees_no_other_dream_s_frames():
     assert seen.tolist() == [[3, 3, 3], [3, 3, 4], [4, 5, 6], [7, 8, 9]]  # 8 and 9 stand where 0 and 1 stood
 
 
+def test_a_memory_of_held_actions_has_the_frames_between():
+    found = Memory(8, 1, 2, (1, 1, 3), torch.device("cpu"))
+    step = {name: torch.zeros(1) for name in ("chosen", "reward", "kept", "cut")}
+    for age in range(4):  # two frames a decision
+        frames = torch.tensor([2 * age, 2 * age + 1], dtype=torch.uint8).reshape(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 3)
+        found.add(frames=frames, age=torch.tensor([age]), **step)
+    seen = found.seen(torch.tensor([2]), torch.zeros(1, dtype=torch.long), 3)[..., 0, 0, 0]
+    assert seen.tolist() == [[3, 4, 5]]
+
+
+def test_what_a_q_learner_learns_from_is_what_it_acts_on():
+    world, acted = FakeWorld(end=0.0), []
+    learner = Learner(QLearning(rows=8, memory=100, window=4, hold=3), world, moments(world, None, 4, 0), 1)
+    choose = learner.network.forward
+    learner.network.forward = lambda seen: acted.append(seen.clone()) or choose(seen)
+    learner._dream()
+    rows, last = torch.arange(8), learner.memory.told - 1
+    kept = learner.memory.seen(torch.full((8,), last), rows, 4)
+    assert torch.equal(kept, acted[-1]) and kept.float().std(1).max() > 0
+
+
 def test_a_memory_s_returns_stop_at_ends_and_ask_for_what_is_cut():
     found = memory(age=[0, 1, 2, 3, 0, 1], ends=[1], cuts=[3])
     total, kept, then = found.returns(torch.tensor([0, 1, 2, 4]), torch.zeros(4, dtype=torch.long), 2)
@@ -183,11 +204,13 @@ def test_a_memory_s_returns_stop_at_ends_and_ask_for_what_is_cut():
 
 
 def test_a_memory_draws_what_is_about_to_happen_more_often_and_never_a_cut():
-    found = Memory(64, 2, (1, 1, 3), torch.device("cpu"))
+    found = Memory(64, 2, 1, (1, 1, 3), torch.device("cpu"))
     for number in range(64):
         flat = {name: torch.zeros(2, dtype=torch.long) for name in ("chosen", "age")}
         reward, cut = torch.tensor([float(number == 40), 0.0]), torch.tensor([False, number % 8 == 0])
-        found.add(frames=torch.zeros(2, 1, 1, 3, dtype=torch.uint8), reward=reward, kept=torch.ones(2), cut=cut, **flat)
+        found.add(
+            frames=torch.zeros(2, 1, 1, 1, 3, dtype=torch.uint8), reward=reward, kept=torch.ones(2), cut=cut, **flat
+        )
     draw_ = lambda events: found.draw(4000, events, 1, 4, torch.Generator().manual_seed(0))  # noqa: E731
     soon = lambda at, row: ((row == 0) & (at > 36) & (at <= 40)).float().mean()  # noqa: E731
     assert abs(soon(*draw_(0.5)) - 0.5) < 0.05 and soon(*draw_(0.0)) < 0.06

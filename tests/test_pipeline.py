@@ -26,8 +26,10 @@ from worldsim.models.folded import FoldedPixelsConfig
 from worldsim.models.forecast import MotionConfig
 from worldsim.models.next_frame import NextFrame, NextFrameConfig
 from worldsim.models.unet import UNetConfig
+from worldsim.noise import address_of
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
+from worldsim.pipeline.stages import seeded
 from worldsim.training.loop import Rhythm
 
 SIZES = StageSizes(8, 1e-3)
@@ -133,9 +135,14 @@ def test_a_world_that_kept_the_last_frame_can_learn_to_foresee_it(tmp_path, monk
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"clip_length": 2}, "expected clip_length above window=2 and num_targets=1, found 2"),
+        ({"clip_length": 2}, "above window=2 and resampled_frames=1 together and num_targets=1, found 2"),
         ({"forecaster": partial(NextFrameConfig, window=4)}, "expected clip_length above window=4"),
         ({"forecaster": partial(NextFrameConfig, window=2, fold=3)}, "expected fold to divide 8, found 3"),
+        (
+            {"denoising": DenoisingConfig(resampled_frames=2)},
+            "expected clip_length above window=2 and resampled_frames=2",
+        ),
+        ({"backbone": partial(ConvBackboneConfig, window=2, width=20, depth=1)}, "divisible"),
         ({"autoencoder": FoldedPixelsConfig}, "expected a codec that learns .* found FoldedPixelsConfig"),
     ],
 )
@@ -234,6 +241,25 @@ def test_a_run_is_resumed_only_with_what_it_was_begun_with(tmp_path):
         run(tmp_path, data="more", episodes=13).claim_folder()
 
 
+def test_a_share_below_zero_is_no_budget(tmp_path):
+    with pytest.raises(ValueError, match="expected minutes to last for dynamics, found none left"):
+        run(tmp_path).spend("dynamics", lambda left: left - 10)
+    assert not (tmp_path / "run" / "budget.json").exists()
+
+
+def test_seeding_leaves_every_generator_as_it_was(monkeypatch):
+    def of_all_devices(seed):
+        raise AssertionError("a GPU's generators do not come back")
+
+    monkeypatch.setattr(torch, "manual_seed", of_all_devices)
+    before = torch.random.get_rng_state()
+    with seeded(3):
+        first = torch.randn(2)
+    with seeded(3):
+        assert torch.equal(first, torch.randn(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_a_budget_is_fixed_when_it_is_first_asked_for(tmp_path):
     first = run(tmp_path).spend("codec", lambda left: 0.5 * left)
     assert first.seconds == 1.5
@@ -252,6 +278,20 @@ def test_training_without_actions_and_rewards_gives_a_world_with_the_null_action
     env = WorldModelEnv(world)
     env.reset(seed=0)
     assert env.step(0)[0].shape == SHAPE
+
+
+def test_where_no_reward_was_recorded_there_is_none_and_ends_are_still_learned(tmp_path):
+    labelled = record(tmp_path / "labelled", episodes=12)
+    info = replace(labelled.info, has_rewards=False)
+    with EpisodeWriter(tmp_path / "data", info) as writer:
+        for index in range(12):
+            parts = labelled.observations(index), labelled.actions(index)
+            writer.append(Episode(*parts, None, index % 2 == 0, index % 2 == 1, index, "x"))
+    world = train_world(run(tmp_path, minutes=0.15))
+    state, outcome = world.initial(torch.arange(4), address_of(range(4))), None
+    for _ in range(4):
+        state, outcome = world.foresee(state, world.action_codec.null.expand(4, -1))
+        assert outcome.end_probability.max() < 0.4 and outcome.reward_mean.abs().max() < 0.2
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,14 @@ def only_the_nearest(monkeypatch):
     monkeypatch.setattr("worldsim.models.recall.NEAREST", 1)
 
 
+def test_a_sheet_holds_no_more_than_its_format_can(monkeypatch):
+    monkeypatch.setattr("worldsim.models.recall.SIDE", 40)
+    monkeypatch.setattr("worldsim.models.recall.PIXELS", 1100)
+    recall = Recall((16, 8), (2, 2))
+    recall.start_from(scenes(30, 16)[:, :, :8])
+    assert recall.frames.shape == (8, 16, 8, 3)  # every fourth; two below one another, five beside
+
+
 def test_keyframes_come_back_as_webp_keeps_them(bank, only_the_nearest):
     recall, pictures = bank
     found = recall(pictures, torch.ones(20, 1, 16, 16, dtype=torch.bool))

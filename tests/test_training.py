@@ -89,6 +89,15 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(tmp_pat
     assert checkpoint.latest(tmp_path / "bad") is None and torch.isfinite(weights(good)).all()
 
 
+def test_weights_that_a_finite_loss_broke_spoil_no_checkpoint(tmp_path):
+    broken = stage()
+    endless = lambda model, *_: Loss((weights(model) * 0).abs().sqrt().sum())  # noqa: E731 (0, and its slope infinite)
+    object.__setattr__(broken, "objective", endless)
+    with pytest.raises(ValueError, match="finite weights"):
+        train(broken, Budget(steps=1), tmp_path, 0, OFTEN, "cpu")
+    assert checkpoint.latest(tmp_path) is None and not (tmp_path / "final.safetensors").exists()
+
+
 @pytest.mark.parametrize("wrong", [{}, {"seconds": 0}, {"steps": -1}, {"seconds": 1, "steps": 1}])
 def test_a_budget_is_seconds_or_steps_above_zero(wrong):
     with pytest.raises(ValueError, match="above 0"):

@@ -115,7 +115,8 @@ class ClipTable:
             if packed is not None and len(packed):
                 action[led] = codec.encode(np.array(packed))
             if rewards is not None:
-                reward[led], known[led] = torch.from_numpy(np.array(rewards, np.float32)), True
+                reward[led] = torch.from_numpy(np.array(rewards, np.float32))
+            known[led] = rewards is not None or not store.info.has_rewards  # where no game has any, all are 0
             terminated[first + record.num_observations - 1] = record.terminated
         self._facts = [x.to(device) for x in (action, reward, terminated, known)]
         self._frames = self._on_device(torch.device(device))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worldsim.diffusion.grids import require
 from worldsim.types import NoiseProcess
 
 
@@ -30,7 +31,7 @@ class PowerLevels:
     power: float = 2.0
 
     def __post_init__(self):
-        _require(self.power > 0, "power above 0", self.power)
+        require(self.power > 0, "power above 0", self.power)
 
     def draw(self, u: Tensor, process: NoiseProcess) -> Tensor:
         return 1 - u**self.power
@@ -44,7 +45,7 @@ class LogitNormalLevels:
     std: float = 1.0
 
     def __post_init__(self):
-        _require(self.std > 0, "std above 0", self.std)
+        require(self.std > 0, "std above 0", self.std)
 
     def draw(self, u: Tensor, process: NoiseProcess) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(1 - u))
@@ -58,7 +59,7 @@ class LogNormalLevels:
     std: float = 1.2
 
     def __post_init__(self):
-        _require(self.std > 0, "std above 0", self.std)
+        require(self.std > 0, "std above 0", self.std)
 
     def draw(self, u: Tensor, process: NoiseProcess) -> Tensor:
         return process.level_at(-2 * (self.mean + self.std * torch.special.ndtri(1 - u)))
@@ -71,12 +72,7 @@ class GridLevels:
     steps: int = 1000
 
     def __post_init__(self):
-        _require(isinstance(self.steps, int) and self.steps >= 1, "steps of at least 1", self.steps)
+        require(isinstance(self.steps, int) and self.steps >= 1, "steps of at least 1", self.steps)
 
     def draw(self, u: Tensor, process: NoiseProcess) -> Tensor:
         return ((u * self.steps).floor() + 1) / self.steps
-
-
-def _require(fits: bool, expected: str, found: object) -> None:
-    if not fits:
-        raise ValueError(f"expected {expected}, found {found}")

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldsim.diffusion.grids import require
 from worldsim.types import Denoise, NoiseProcess
 
 
@@ -27,7 +28,7 @@ class RectifiedFlow:
     shift: float = 1.0
 
     def __post_init__(self):
-        _require(self.shift > 0, "shift above 0", self.shift)
+        require(self.shift > 0, "shift above 0", self.shift)
 
     def alpha(self, level: Tensor) -> Tensor:
         """Returns the weight of the clean latent."""
@@ -58,7 +59,7 @@ class VPLinear:
     beta_max: float = 20.0
 
     def __post_init__(self):
-        _require(0 < self.beta_min <= self.beta_max, "0 < beta_min <= beta_max", (self.beta_min, self.beta_max))
+        require(0 < self.beta_min <= self.beta_max, "0 < beta_min <= beta_max", (self.beta_min, self.beta_max))
 
     def alpha(self, level: Tensor) -> Tensor:
         """Returns the weight of the clean latent."""
@@ -94,7 +95,7 @@ class VPCosine:
     s: float = 0.008
 
     def __post_init__(self):
-        _require(self.s >= 0, "s of at least 0", self.s)
+        require(self.s >= 0, "s of at least 0", self.s)
 
     @property
     def _first(self) -> float:
@@ -136,7 +137,7 @@ class VarianceExploding:
     rho: float = 7.0
 
     def __post_init__(self):
-        _require(self.sigma_max > 0 and self.rho > 0, "sigma_max and rho above 0", (self.sigma_max, self.rho))
+        require(self.sigma_max > 0 and self.rho > 0, "sigma_max and rho above 0", (self.sigma_max, self.rho))
 
     def alpha(self, level: Tensor) -> Tensor:
         """Returns the weight of the clean latent, 1."""
@@ -194,8 +195,3 @@ def translate(denoise: Denoise, trained: NoiseProcess, sampled: NoiseProcess) ->
         return denoise(expand(scale, x) * x, own(level), own(target_level))
 
     return translated
-
-
-def _require(fits: bool, expected: str, found: object) -> None:
-    if not fits:
-        raise ValueError(f"expected {expected}, found {found}")

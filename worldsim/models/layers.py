@@ -1,7 +1,7 @@
 """The few layers that more than one network uses: residual convolution blocks, FiLM, embeddings of noise levels.
 
-Here so that the codec, the convolutional backbone and the outcome model are written in the same words.
-Leaves out attention, which only the transformer has.
+Here so that the codec, the backbones and the warp are written in the same words.
+Leaves out attention, of which transformer and U-Net each have their own.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from worldsim import pixels
 
 QUALITY = 75  # of WebP: 0.4 kB a frame of Doom, 35 dB, 0.85 of its fine detail
+SIDE, PIXELS = 16383, 89_478_485  # of a WebP sheet at most; of a picture that Pillow opens without a word
 NEAREST = 4  # keyframes of which the sharpest is taken: the very nearest to what is blurred is mostly a plain wall
 UNKNOWN = 0.3  # weight in a comparison of what is not known, but guessed: what stands at the edge goes on
 
@@ -41,7 +42,11 @@ class Recall(nn.Module):
     def start_from(self, frames: Tensor) -> None:
         """Stores frames, uint8 `[n H W 3]`, n at least 1."""
         frames = pixels.resize(frames, *self.frame_size)
-        columns = math.ceil(math.sqrt(len(frames)))
+        height, width = self.frame_size
+        most = min((SIDE // height) * (SIDE // width), PIXELS // (height * width))
+        frames = frames[:: math.ceil(len(frames) / most)]
+        columns = max(math.ceil(math.sqrt(len(frames))), math.ceil(len(frames) / (SIDE // height)))
+        columns = min(columns, SIDE // width)
         rows = math.ceil(len(frames) / columns)
         tiles = frames[torch.arange(rows * columns).clamp_max(len(frames) - 1)]
         sheet = rearrange(tiles, "(r c) h w d -> (r h) (c w) d", r=rows).numpy()

@@ -20,6 +20,7 @@ from worldsim.models.words import VisualWords
 from worldsim.types import Rows, Stream
 
 LEVEL_FEATURES = 32
+HEAD = 32  # channels of a head of attention
 FLOWS = 2  # flow vectors along the side of a position of the level that tells them
 
 
@@ -47,6 +48,8 @@ class UNetConfig:
                 f"expected latents whose sides halve {len(self.widths) - 1} times, found {height}x{width}; "
                 "take fewer widths or another size"
             )
+        if self.attention and self.widths[-1] % max(1, self.widths[-1] // HEAD):
+            raise ValueError(f"expected a last width that is a multiple of {HEAD}, found {self.widths[-1]}")
         if self.moved < 0 or (self.moved and self.latent_shape[0] != 3 * self.moved**2):
             raise ValueError(
                 f"expected latents that are squares of {self.moved}x{self.moved} RGB pixels, found "
@@ -181,7 +184,7 @@ class Mover(nn.Module):
 class Attention(nn.Module):
     """x + attention among all positions of a frame: what is missing in one place may be told by all others."""
 
-    def __init__(self, width: int, head_width: int = 32):
+    def __init__(self, width: int, head_width: int = HEAD):
         super().__init__()
         self.heads = max(1, width // head_width)
         self.norm = nn.GroupNorm(8, width)

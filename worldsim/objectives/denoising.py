@@ -24,7 +24,7 @@ from worldsim.types import Clip, Forecast, Loss, NoiseProcess, Stream, map_rows
 
 @dataclass(frozen=True)
 class DenoisingConfig:
-    """Shares and ranges of the corruption; recipe C2 and E2."""
+    """Shares and ranges of the corruption."""
 
     num_targets: int = 1  # target frames at the end of each clip
     history_level: float = 0.2  # context noise is drawn up to this level

@@ -64,7 +64,7 @@ def train_latent_actions(run: Run) -> LatentActions:
     """Trains the inverse model on the run's recordings, which may have actions: it does not look at them."""
     assert run.latent is not None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed + 4)
+        torch.default_generator.manual_seed(run.seed + 4)  # the CPU's alone: that is what comes back
         model = LatentActions(sizes_of(run))
     sampler = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4)
     device = run.torch_device

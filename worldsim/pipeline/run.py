@@ -21,6 +21,7 @@ from worldsim.bundle import read_device
 from worldsim.data.episodes import EpisodeStore
 from worldsim.diffusion.prediction import CleanPrediction, check
 from worldsim.diffusion.process import RectifiedFlow
+from worldsim.diffusion.samplers import EulerSampler
 from worldsim.diffusion.weighting import check_weight
 from worldsim.files import write_json
 from worldsim.objectives.denoising import DenoisingConfig
@@ -65,6 +66,12 @@ class Preset:
     def __post_init__(self):
         check(self.prediction, self.process)  # before the codec is trained, not after
         check_weight(self.denoising.weight, self.prediction, self.process)
+        EulerSampler(self.steps)  # says what is wrong with them
+        if not (0 <= self.context_level < 1 and 0 < self.forecast_share < 1):
+            raise ValueError(
+                "expected context_level of 0 to below 1 and forecast_share between 0 and 1, found "
+                f"{self.context_level} and {self.forecast_share}"
+            )
         if (self.forecaster is None) != (self.forecast is None):
             raise ValueError("expected a forecaster and the sizes of its training (forecast) together, found one alone")
 
@@ -168,11 +175,13 @@ class Run:
             plan = json.loads(path.read_text()) if path.exists() else {}
             if name not in plan:
                 left = 60 * self.minutes - sum(plan.values())
-                if left <= 0:
+                seconds = share(left)
+                if left <= 0 or seconds <= 0:
                     raise ValueError(
-                        f"expected minutes to last for {name}, found none left of {self.minutes}; give more"
+                        f"expected minutes to last for {name}, found none left of {self.minutes}; give more, in a new "
+                        "out="
                     )
-                plan[name] = round(share(left), 1)
+                plan[name] = round(seconds, 1)
                 write_json(path, plan)
         return Budget(seconds=max(plan[name], 1.0))
 

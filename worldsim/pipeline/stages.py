@@ -96,12 +96,24 @@ def _check_sizes(run: Run) -> None:
             f"expected a codec that learns where the next frame is foreseen, found {type(codec).__name__}; leave the "
             "forecaster out"
         )
-    window = max(network.window for network in networks)
-    if not window < preset.clip_length > preset.denoising.num_targets:
+    window, own = max(network.window for network in networks), preset.denoising.resampled_frames
+    if not window + own < preset.clip_length > preset.denoising.num_targets:
         raise ValueError(
-            f"expected clip_length above window={window} and num_targets={preset.denoising.num_targets}, found "
-            f"{preset.clip_length}"
+            f"expected clip_length above window={window}{f' and resampled_frames={own} together' if own else ''} and "
+            f"num_targets={preset.denoising.num_targets}, found {preset.clip_length}"
         )
+    with torch.device("meta"):  # their modules say what does not fit
+        for network in networks:
+            bundle.module_of(network)
+    if run.begin_from is not None:
+        begun = bundle.load(run.begin_from).autoencoder.config
+        folded = isinstance(codec, FoldedPixelsConfig) and isinstance(
+            begun, FoldedPixelsConfig
+        )  # scales are told later
+        if not folded and json.dumps(asdict(begun)) != json.dumps(asdict(codec)):
+            raise ValueError(
+                f"expected begin_from={run.begin_from} to be a world of {codec}, found {begun}; use its preset"
+            )
 
 
 def _run_stages(run: Run, stage: str | None) -> WorldModel | None:
@@ -123,7 +135,7 @@ def _run_stages(run: Run, stage: str | None) -> WorldModel | None:
 def seeded(seed: int) -> Iterator[None]:
     """Initialises modules from a seed, and leaves the global generator as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: that is what comes back
         yield
 
 

@@ -252,6 +252,8 @@ class _Run:
     def save(self) -> None:
         """Writes a checkpoint of finite weights; the log reaches disk with it."""
         self.log.check()
+        if not all(bool(weight.isfinite().all()) for weight in self.model.parameters()):
+            raise ValueError("expected finite weights, found some that are not; lower the learning rate in a new out=")
         self.log.flush()
         checkpoint.save(self.accelerator, self.folder, self.progress.step)
 
