@@ -26,6 +26,7 @@ from worldsim.evaluation.drift import Reference
 from worldsim.models.layers import level_features
 from worldsim.objectives.denoising import Draws
 from worldsim.pipeline import Distillation, StageSizes, distill_world, train_world
+from worldsim.pipeline import distillation as distillation_module
 from worldsim.training.loop import Rhythm
 
 MEAN, STD = 0.7, 0.3
@@ -228,10 +229,34 @@ def test_a_world_becomes_a_student_that_needs_fewer_steps(taught, method):
     assert student.info.provenance["preset"] == f"{method}, 2 steps"
     before = student.info.provenance["begun_from"]
     assert before["preset"] == "tiny" and before["minutes"] == teacher.info.provenance["minutes"]
+    card = (folder / method / "world" / "README.md").read_text()
+    assert before["fingerprint"] == teacher.fingerprint and teacher.fingerprint in card and method in card
     again = distill_world(distillation(folder, method, steps=2))  # what is done is returned
     assert again.fingerprint == student.fingerprint
     with pytest.raises(ValueError, match=r"same preset.name, found preset.name=.*; use another out="):
         distill_world(distillation(folder, method, steps=4))
+
+
+def test_a_distillation_that_is_killed_goes_on(taught, monkeypatch):
+    folder, _ = taught
+    how = replace(distillation(folder, "consistency", minutes=0.2), rhythm=Rhythm(0.0, 1e9, 1))
+    drawn, seen = [], distillation_module.seen_clips
+
+    def dies(*arguments):
+        drawn.append(arguments)
+        if len(drawn) > 12:
+            raise KeyboardInterrupt
+        return seen(*arguments)
+
+    monkeypatch.setattr(distillation_module, "seen_clips", dies)
+    with pytest.raises(KeyboardInterrupt):
+        distill_world(how)
+    (log,) = how.folder.glob("*/log.jsonl")
+    before = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    monkeypatch.undo()
+    assert distill_world(how).steps == 1
+    after = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert before and after[: len(before) - 1] == before[:-1] and after == sorted(set(after)) and after[-1] > before[-1]
 
 
 def test_a_student_can_teach(taught):
@@ -282,6 +307,7 @@ def test_students_stand_beside_their_teacher_in_one_table(taught, tmp_path, caps
     best = rows[3]
     assert best["flow_map_error"] == 0 and best["diversity"] == 1
     assert all(row["flow_map_error"] > 0 for row in rows if row is not best)
+    assert all(row["regression_16"]["mean"] > 5 and row["mean_frame"]["mean"] > 5 for row in rows if row is not best)
     assert (tmp_path / "table" / "table.md").read_text() in capsys.readouterr().out
     assert (tmp_path / "table" / "plot.png").stat().st_size > 1000
     assert main(["compare", f"worlds={student}", f"data={tmp_path / 'test'}", f"out={tmp_path / 'one'}"]) == 2

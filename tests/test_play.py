@@ -12,7 +12,7 @@ from fake_world import ACTION, AGE, EPISODE, FakeWorld
 from gymnasium import spaces
 from omegaconf import OmegaConf
 from posted import press
-from tiny_world import tiny_world
+from tiny_world import record, tiny_world
 
 from worldsim import bundle
 from worldsim.actions import Keymap
@@ -30,6 +30,21 @@ MOUSE = {
     "bindings": [{"keys": ["w"], "set": {"0": 1}}, {"keys": ["mouse left"], "set": {"0": -1}}],
     "mouse": [{"axis": "x", "component": 1, "scale": 0.1}],
 }
+
+
+def test_play_starts_from_a_recorded_frame_or_a_picture(tmp_path):
+    store, world = record(tmp_path / "data"), tiny_world()
+    window = world.prompts.latents.shape[1]
+    prompt = play._read_start(f"{tmp_path / 'data'}:1:6", world)
+    assert np.array_equal(prompt["frames"], store.observations(1, 7 - window, 7))
+    assert np.array_equal(prompt["actions"], np.array(store.actions(1, 7 - window, 6)))
+    session = Session(WorldModelEnv(world), seed=0, prompt=prompt)
+    assert np.array_equal(session.frame, WorldModelEnv(world).reset(seed=1, options={"prompt": prompt})[0])
+    imageio.imwrite(tmp_path / "a.png", store.observations(0)[2])
+    assert np.array_equal(play._read_start(str(tmp_path / "a.png"), world), store.observations(0)[2])
+    for wrong, message in ((f"{tmp_path / 'data'}:1:60", "to be a frame of"), (f"{tmp_path}/b.png", "cannot read")):
+        with pytest.raises(ValueError, match=message):
+            play._read_start(wrong, world)
 
 
 @pytest.fixture

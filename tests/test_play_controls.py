@@ -445,6 +445,17 @@ def test_the_list_of_keys_names_every_command(dummy):
         assert (dummy.surfarray.array3d(window.screen) != before).mean() > 0.5
 
 
+def test_on_a_dense_display_all_is_twice_as_large(dummy, monkeypatch):
+    with opened() as window:
+        window.advance()
+        scale, (width, height), line = window.scale, window.screen.get_size(), window._picture._font.get_height()
+    monkeypatch.setattr(dummy.display, "get_desktop_sizes", lambda: [(3840, 2160)])
+    with opened() as window:
+        window.advance()
+        assert window.scale in (2 * scale, 2 * scale + 1) and window._picture._font.get_height() >= 2 * line - 2
+        assert window.screen.get_width() >= 2 * width - 2 and window.screen.get_height() >= 2 * height - 10
+
+
 def test_a_smooth_picture_has_colours_between(dummy):
     with opened() as window:
         advance(window, 9)

@@ -10,17 +10,20 @@ import asyncio
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
-from worldsim import bundle
-from worldsim.actions import Keymap
+from worldsim import bundle, pixels
+from worldsim.actions import Keymap, unpack_rows
 from worldsim.cli.agents import check_game, find_actor
-from worldsim.data.episodes import EpisodeWriter
+from worldsim.data.episodes import EpisodeStore, EpisodeWriter
+from worldsim.data.frame_files import read_picture
 from worldsim.data.policies import Policy, find_policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.options import read_seed
@@ -54,7 +57,7 @@ def main(config: DictConfig) -> int:
     if not config.headless:
         print(f"no display found: playing {frames} frames without a window, into {config.out}")
     policy = policy or find_policy("sticky")(env.action_space, _rng(config))
-    session = play_headless(env, policy, frames, config.out, config.seed)
+    session = play_headless(env, policy, frames, config.out, config.seed, _read_start(config.start, env.world))
     times = f"p50 {session.milliseconds(50):.1f} ms, p95 {session.milliseconds(95):.1f} ms"
     print(f"{frames} frames, {times} a frame with decode, K = {env.world.steps}, {env.world.device}: {config.out}")
     return 0
@@ -77,9 +80,29 @@ def _open_window(config: DictConfig, env: WorldModelEnv, policy: Policy | None, 
         if config.record is not None:
             writer = stack.enter_context(EpisodeWriter(Path(str(config.record)), dream_info(env)))
             tape = Tape(writer, policy="script" if config.script else str(config.agent or "human"))
-        window = PlayWindow(env, policy, config.seed, config.scale, keymap, beside, tape, Path(config.out))
+        start = _read_start(config.start, env.world)
+        window = PlayWindow(env, policy, config.seed, config.scale, keymap, beside, tape, Path(config.out), start)
         stack.enter_context(window).run(config.frames)
     return 0
+
+
+def _read_start(start: str | None, world: WorldModel) -> Any:
+    """Returns what an episode begins with, as `WorldModelEnv.reset` takes it. Raises ValueError (one sentence)."""
+    if start is None:
+        return None
+    height, width, _ = world.info.frame_shape
+    folder, *place = str(start).rsplit(":", 2)
+    if len(place) < 2 or not all(number.isdigit() for number in place):
+        return pixels.resize(torch.from_numpy(read_picture(Path(str(start)))), height, width).numpy()
+    store, (episode, frame) = EpisodeStore(Path(folder)), map(int, place)
+    if episode >= len(store) or frame >= store.records[episode].num_observations:
+        raise ValueError(f"expected start={start} to be a frame of {folder}, found no such among {len(store)} episodes")
+    first = max(0, frame + 1 - world.prompts.latents.shape[1])
+    packed, space = store.actions(episode, first, frame), store.info.action_space
+    frames = {"frames": np.array(store.observations(episode, first, frame + 1))}
+    if packed is None or space != world.info.action_space or not len(packed):
+        return frames
+    return frames | {"actions": unpack_rows(space, np.array(packed))}
 
 
 def read_keymap(path: Path, space: gym.Space) -> Keymap:
@@ -128,6 +151,8 @@ def _check(config: DictConfig) -> None:
     VideoWriter(config.out, 1)  # says what is wrong with out=
     if config.get("game") is not None:
         check_game(config.game)
+        if config.start is not None:
+            raise ValueError("expected start= without game=, with whose frames the dream begins; leave one out")
     _check_serve(config)
 
 
@@ -138,6 +163,6 @@ def _check_serve(config: DictConfig) -> None:
                 raise ValueError(f"expected serve= beside {key}=, found none; give the address, such as 127.0.0.1:8000")
         return
     read_token(config.token, read_address(config.serve)[0])
-    for key in ("agent", "script", "frames", "scale", "headless", "game", "record", "uncertainty"):
+    for key in ("agent", "script", "frames", "scale", "headless", "game", "record", "uncertainty", "start"):
         if config.get(key):
             raise ValueError(f"expected serve= or {key}=, found both; leave one out")

@@ -20,6 +20,7 @@ from worldsim.evaluation.controllability import retrieval
 from worldsim.evaluation.drift import Reference, drift
 from worldsim.evaluation.few_steps import TIMED, milliseconds, single_frames, with_sampler
 from worldsim.evaluation.fidelity import fidelity, positions
+from worldsim.evaluation.floors import regression
 from worldsim.evaluation.habits import Places, things_by_age
 from worldsim.evaluation.subject import Dream, actions_of, starts_of
 from worldsim.types import Sampler
@@ -44,9 +45,10 @@ def compare(
 
     A student is asked as often as it is for, at most. `flow_map_error` is the distance (root mean square, latents have
     unit scale) to the frame that 32 steps of Heun's method make of the same noise and past with the teacher. `detail`
-    is that of single frames, as a share of the real. `diversity` is how far 8 dreams from one start are apart after 8
-    steps, and `things` how many a frame shows by age, both as shares of what Heun's 32 steps give. `distance` is the
-    kernel distance after 1,000 frames; not of Heun's 32 steps, whose dreams would take as long as all others.
+    is that of single frames, as a share of the real; `regression_16` beside `psnr_16` is the same network's without
+    sampling. `diversity` is how far 8 dreams from one start are apart after 8 steps, and `things` how many a frame
+    shows by age, both as shares of what Heun's 32 steps give. `distance` is the kernel distance after 1,000 frames; not
+    of Heun's 32 steps, whose dreams would take as long as all others.
     """
     teacher = next(iter(worlds.values()))
     reference = Reference(store, episodes)
@@ -63,6 +65,7 @@ def compare(
             "detail": figures["one_step"]["detail"],
             "psnr_16": figures["open_loop"].get("16", {}).get("psnr"),
             "mean_frame": figures["dataset_mean"]["psnr"],
+            "regression_16": regression(world, store, episodes[:8], 4).get("16", {}).get("psnr") if few else None,
             "spread": _spread(subject, store, episodes[:8]),
             "counts": places and things_by_age(subject, store, episodes, places, 16, LIVED),
             "top1": told and told.get("0", {}).get("top1"),
@@ -118,7 +121,7 @@ def _share(value: float, whole: float | None) -> float | None:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Returns the table in Markdown."""
     head = (
-        "world", "evaluations", "flow-map error", "detail", "PSNR at 16 (dB)", "diversity",
+        "world", "evaluations", "flow-map error", "detail", "PSNR at 16 (dB)", "by regression", "diversity",
         f"things from age {OLDEST} on", "told by action", "distance at 1,000", "ms, 1 row", "ms, 64 rows",
     )  # fmt: skip
     lines = [head, ("---",) * len(head), *(_cells(row) for row in rows)]
@@ -133,6 +136,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['flow_map_error']:.3f}",
         _mean(row["detail"]),
         _mean(row["psnr_16"]),
+        _mean(row["regression_16"]),
         "-" if row["diversity"] is None else f"{row['diversity']:.2f}",
         ", ".join(f"{kind} {'-' if share is None else f'{share:.2f}'}" for kind, share in oldest.items()) or "-",
         _mean(row["top1"]),

@@ -51,8 +51,14 @@ def _commit() -> str | None:
 def card(world: WorldModel) -> str:
     """Returns the README of a bundle."""
     p = world.info.provenance
+    before, begun = p.get("begun_from"), ""
+    if before is not None:
+        begun = (
+            f"It began as a world of {before['minutes']} minutes with preset {before['preset']}, whose weights have "
+            f"the sha256 {before['fingerprint']}.\n\n"
+        )
     return (
         f"# {world.info.name}\n\nA learned world of {world.info.game}: {p['data']['episodes']} training episodes, "
         f"{p['minutes']} minutes with preset {p['preset']} on {p['machine']}, commit {p['commit']}, {p['date']}.\n\n"
-        f"    {p['command']}\n"
+        f"{begun}    {p['command']}\n"
     )

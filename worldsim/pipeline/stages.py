@@ -430,9 +430,10 @@ def assemble(
     hashes = [run.store.records[i].hash for i in run.training_episodes]
     provenance = {"training_episodes": hashes, **describe_run(run)}
     if run.begin_from is not None:  # what it was trained on before counts as well
-        before = dict(bundle.load(run.begin_from).info.provenance)
+        begun = bundle.load(run.begin_from)
+        before = dict(begun.info.provenance)
         provenance["training_episodes"] = [*before.pop("training_episodes", []), *hashes]
-        provenance["begun_from"] = before
+        provenance["begun_from"] = before | {"fingerprint": begun.fingerprint}
     facts = WorldInfo(
         run.folder.resolve().name, info.game, info.fps, info.action_space, info.observation_shape, info.keymap,
         info.discrete_table, provenance,

@@ -6,6 +6,7 @@ Here for machines without a display, for tests and for demonstrations. Leaves ou
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
@@ -14,9 +15,14 @@ from worldsim.play.video import VideoWriter
 from worldsim.threads import Threads
 
 
-def play_headless(env: WorldModelEnv, policy: Policy, frames: int, out: str | Path, seed: int | None = None) -> Session:
-    """Plays `frames` frames into the mp4 `out`; an episode that ends is followed by the next."""
-    session = Session(env, seed, num_times=frames)
+def play_headless(
+    env: WorldModelEnv, policy: Policy, frames: int, out: str | Path, seed: int | None = None, prompt: Any = None
+) -> Session:
+    """Plays `frames` frames into the mp4 `out`; an episode that ends is followed by the next.
+
+    The first one starts from a `prompt`, see `Session.begin`.
+    """
+    session = Session(env, seed, num_times=frames, prompt=prompt)
     with VideoWriter(out, env.metadata["render_fps"]) as video, Threads() as threads:
         video.append(session.frame)
         for _ in range(frames - 1):

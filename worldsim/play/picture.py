@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+ORDINARY = 1080  # pixels of a display's shorter side; of twice as many, all that is written is twice as large
 NARROWEST = 420  # pixels; the lines must fit
 LINE = 22  # pixels of one line
 SMALL = 72  # pixels of a small picture's longer side
@@ -41,14 +42,16 @@ class Picture:
 
     def __init__(self, pygame: ModuleType):
         self._pygame = pygame
-        self._font = pygame.font.Font(None, LINE)
         self._largest = pygame.display.get_desktop_sizes()[0]
+        self.dense = max(1, round(min(self._largest) / ORDINARY))  # pixels where an ordinary display has one
+        self._line, self._small, self._narrowest = (self.dense * size for size in (LINE, SMALL, NARROWEST))
+        self._font = pygame.font.Font(None, self._line)
         self.screen: Any = None
 
     def largest_scale(self, shape: tuple[int, ...], count: int) -> int:
         """Returns by how much `count` frames of a shape `[H W 3]` can be enlarged to fit the display."""
         height, width = shape[:2]
-        return max(1, min(self._largest[0] // (width * count), (self._largest[1] - 4 * LINE) // height))
+        return max(1, min(self._largest[0] // (width * count), (self._largest[1] - 4 * self._line) // height))
 
     def draw(self, shown: Shown) -> None:
         """Draws everything, and makes the window as large as that wants."""
@@ -60,25 +63,25 @@ class Picture:
         for index, frame in enumerate(shown.frames):
             self.screen.blit(self._enlarged(frame, (width, height), shown.smooth), (left + index * width, 0))
         middle = left + width // 2
-        words = [(name, (middle + index * width, LINE)) for index, name in enumerate(shown.names)]
+        words = [(name, (middle + index * width, self._line)) for index, name in enumerate(shown.names)]
         for word, place in [*words, (shown.word, (middle + (len(shown.frames) - 1) * width, height // 2))]:
             text = self._font.render(word, True, TEXT, BACKGROUND)
             self.screen.blit(text, text.get_rect(center=place))
         top = height + GAP
         for line in shown.lines:
-            self.screen.blit(self._font.render(line, True, TEXT), (6, top))
-            top += LINE
+            self.screen.blit(self._font.render(line, True, TEXT), (6 * self.dense, top))
+            top += self._line
         for row in shown.rows:
             self._draw_row(row, top)
-            top += SMALL + LINE
+            top += self._small + self._line
         if shown.legend:
             self._draw_legend(shown.legend)
         pygame.display.flip()
 
     def _fit(self, shown: Shown, width: int, height: int) -> None:
-        below = LINE * len(shown.lines) + (SMALL + LINE) * len(shown.rows)
-        widest = max((len(row) for row in shown.rows), default=0) * (SMALL + GAP) + GAP
-        size = (max(width * len(shown.frames), NARROWEST, widest), height + (below + GAP if below else 0))
+        below = self._line * len(shown.lines) + (self._small + self._line) * len(shown.rows)
+        widest = max((len(row) for row in shown.rows), default=0) * (self._small + GAP) + GAP
+        size = (max(width * len(shown.frames), self._narrowest, widest), height + (below + GAP if below else 0))
         if self.screen is None or self.screen.get_size() != size:
             self.screen = self._pygame.display.set_mode(size)
 
@@ -88,19 +91,19 @@ class Picture:
 
     def _draw_row(self, row: Sequence[Small], top: int) -> None:
         for index, (word, frame) in enumerate(row):
-            factor = SMALL / max(frame.shape[:2])
+            factor = self._small / max(frame.shape[:2])
             size = (round(frame.shape[1] * factor), round(frame.shape[0] * factor))
-            left = GAP + index * (SMALL + GAP)
+            left = GAP + index * (self._small + GAP)
             self.screen.blit(self._enlarged(frame, size, smooth=True), (left, top))
             text = self._font.render(word, True, TEXT)
-            self.screen.blit(text, text.get_rect(midtop=(left + SMALL // 2, top + size[1] + 2)))
+            self.screen.blit(text, text.get_rect(midtop=(left + self._small // 2, top + size[1] + 2)))
 
     def _draw_legend(self, legend: Sequence[tuple[str, str]]) -> None:
         """Draws a list over everything, made smaller where it is too long."""
-        screen, height = self.screen.get_rect(), LINE * len(legend) + 2 * GAP
-        listed = self._pygame.Surface((max(NARROWEST, screen.width), max(height, screen.height)))
+        screen, height = self.screen.get_rect(), self._line * len(legend) + 2 * GAP
+        listed = self._pygame.Surface((max(self._narrowest, screen.width), max(height, screen.height)))
         listed.fill(BACKGROUND)
         for index, line in enumerate(legend):
-            for left, text in zip((2 * GAP, 130), line, strict=True):
-                listed.blit(self._font.render(text, True, TEXT), (left, GAP + index * LINE))
+            for left, text in zip((2 * GAP, 130 * self.dense), line, strict=True):
+                listed.blit(self._font.render(text, True, TEXT), (left, GAP + index * self._line))
         self.screen.blit(self._pygame.transform.smoothscale(listed, screen.size), (0, 0))

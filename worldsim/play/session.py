@@ -40,7 +40,14 @@ class Moment:
 class Session:
     """What a player sees and what the HUD tells; actions are packed rows of the env's native space."""
 
-    def __init__(self, env: WorldModelEnv, seed: int | None = None, num_times: int = 60, rewindable: int = 0):
+    def __init__(
+        self,
+        env: WorldModelEnv,
+        seed: int | None = None,
+        num_times: int = 60,
+        rewindable: int = 0,
+        prompt: Any = None,
+    ):
         """`num_times` is how many of the latest steps `milliseconds` looks at, `rewindable` how many can be undone.
 
         An env with `obs="latent"` and a render mode tells apart how long the network and the decoder took.
@@ -49,7 +56,7 @@ class Session:
         self._rewindable = rewindable
         self._seconds: deque[tuple[float, float]] = deque(maxlen=num_times)
         self.branches: list[Moment] = []
-        self.begin(seed)
+        self.begin(seed, prompt)
 
     def begin(self, seed: int | None = None, prompt: Any = None) -> None:
         """Starts the seed's first episode, or without a seed the next one; that cannot be undone.

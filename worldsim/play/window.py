@@ -61,7 +61,8 @@ def has_display() -> bool:
 class PlayWindow:
     """A window on a world; a context manager. A policy, if any, acts while the player touches no key of the game.
 
-    `beside` is the real game, which is played along; `tape` keeps what is played; videos go beside `video`.
+    `beside` is the real game, which is played along; `tape` keeps what is played; videos go beside `video`. The first
+    episode starts from a `prompt`, see `Session.begin`.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class PlayWindow:
         beside: Beside | None = None,
         tape: Tape | None = None,
         video: Path = Path("worldsim-play.mp4"),
+        prompt: Any = None,
     ):
         self._policy, self._fps, self._beside, self._tape = policy, env.metadata["render_fps"], beside, tape
         self._keymap, self._seed = keymap or env.keymap, seed
-        self.session = Session(env, seed, rewindable=int(REWINDABLE * min(self._fps, 30)))
+        self.session = Session(env, seed, rewindable=int(REWINDABLE * min(self._fps, 30)), prompt=prompt)
         self.tuning = Tuning(env.world)
         self.paused = self.closed = self.slow = self.smooth = self.legend = False
         self.figures, self.acts, self._asked, self.scale = True, policy is not None, scale, 1
@@ -104,7 +106,10 @@ class PlayWindow:
         self._controls, self._picture = Controls(pygame, self._keymap), Picture(pygame)
         self._worker = self._resources.enter_context(ThreadPoolExecutor(1, "dream"))
         self._threads = self._resources.enter_context(Threads())
-        self.scale = max(1, min(self._largest_scale(), self._asked or SIZE // max(self.session.frame.shape[:2])))
+        self.scale = max(
+            1,
+            min(self._largest_scale(), self._asked or self._picture.dense * SIZE // max(self.session.frame.shape[:2])),
+        )
         name = self.session.env.world.info.name
         pygame.display.set_caption(f"{name}: L lists the keys, Esc quits")
         if self._beside is not None:
