@@ -233,6 +233,9 @@ def test_labels_are_written_as_a_file_that_import_takes(mixed, tmp_path, monkeyp
     both = f"data=[{tmp_path / 'mute'},{tmp_path / 'again'}]"  # a take of the same name, but another
     assert main(["label", "world=x", both, f"out={out}"]) == 2
     assert "expected takes of different names" in capsys.readouterr().err
+    world.info = replace(info, frame_shape=(8, 8, 3))
+    assert main(["label", "world=x", f"data={tmp_path / 'mute'}", f"out={out}"]) == 2
+    assert "expected frames of (8, 8, 3)" in capsys.readouterr().err
     world.latent = None
     assert main(["label", "world=x", f"data={tmp_path / 'mute'}", f"out={out}"]) == 2
     assert "expected a world that learned to name actions" in capsys.readouterr().err
@@ -278,6 +281,17 @@ def test_a_world_of_a_video_nobody_labelled_is_played_by_codes(codes, space, tmp
     assert main(["eval", f"world={out / 'world'}", f"data={tmp_path / 'test'}", *quick]) == 0
     assert main(["train", f"data={tmp_path / 'data'}", f"out={out}", *tiny[:2]]) == 2
     assert "expected" in capsys.readouterr().err
+
+
+def test_recordings_in_which_nothing_moves_are_refused(tmp_path, capsys):
+    info = DatasetInfo("still", (SIDE, SIDE, 3), None, 15.0, has_rewards=False)
+    with EpisodeWriter(tmp_path / "data", info) as writer:
+        for number in range(2):
+            frames = np.full((20, SIDE, SIDE, 3), 40 + number, np.uint8)
+            writer.append(Episode(frames, None, None, False, True, number, "import:still.mp4"))
+    base = ["train", f"data={tmp_path / 'data'}", f"out={tmp_path / 'run'}", "preset=nano", "minutes=1"]
+    assert main([*base, "actions=latent"]) == 2
+    assert "expected recordings in which something moves" in capsys.readouterr().err
 
 
 def test_wrong_arguments_are_refused(tmp_path, capsys):

@@ -30,6 +30,27 @@ def test_gymnasium_check_env_finds_nothing_to_warn_about(folder):
         check_env(gym.make(ID, world=folder, render_mode="rgb_array").unwrapped)
 
 
+@pytest.mark.parametrize("sizes", [{"codes": 4}, {"codes": 0, "numbers": 2}])
+def test_a_world_of_latent_actions_is_an_environment_like_any_other(sizes, tmp_path):
+    world = tiny_world(latent=sizes)
+    folder = str(bundle.save(world, tmp_path / "latent"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*symmetric and normalized")  # latent numbers reach farther, and alike
+        env = gym.make(ID, world=folder, render_mode="rgb_array")
+        check_env(env.unwrapped)
+        envs = gym.make_vec(ID, num_envs=2, world=folder)
+    assert env.action_space == envs.single_action_space == world.latent.config.space
+    twin = pickle.loads(pickle.dumps(env.unwrapped))
+    for each in (env, twin):
+        each.reset(seed=3)
+        each.action_space.seed(0)
+    for _ in range(4):
+        assert np.array_equal(env.step(env.action_space.sample())[0], twin.step(twin.action_space.sample())[0])
+    frame, _ = envs.reset(seed=3)
+    assert frame.shape == (2, *world.info.frame_shape) and envs.step(envs.action_space.sample())[0].shape == frame.shape
+
+
 def test_an_id_with_a_path_makes_both_envs_and_specs_are_plain_json(folder):
     gym.register_envs(worldsim)
     with warnings.catch_warnings():

@@ -25,8 +25,10 @@ WORLDS = pytest.mark.parametrize(
         lambda: tiny_world(forecaster=recalling),
         lambda: tiny_world(forecaster=next_frame),
         lambda: tiny_world(transformer_backbone, context_level=0.1),
+        lambda: tiny_world(latent={"codes": 4}),
+        lambda: tiny_world(latent={"codes": 0, "numbers": 2}),
     ],
-    ids=["fake", "conv", "recalling", "foreseeing", "transformer"],
+    ids=["fake", "conv", "recalling", "foreseeing", "transformer", "codes", "latent numbers"],
 )
 ENVS = pytest.mark.parametrize(
     "make_env", [WorldModelEnv, lambda world, **more: WorldModelVectorEnv(world, 3, **more)], ids=["single", "vector"]
@@ -68,7 +70,10 @@ def test_forks_step_alike_by_the_same_actions_and_apart_by_others(make_world):
     before = env.get_state().to_bytes()
     forked = env.fork(2)
     rows = forked.get_state().world.address[:, 0].tolist()
-    actions = np.array([[1, 0, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 1, 1]], np.int8)
+    forked.action_space.seed(0)
+    actions = forked.action_space.sample()
+    actions[1] = actions[0]
+    assert not np.array_equal(actions[2], actions[3])
     observations, rewards, *_ = forked.step(actions)
     assert rows == [1, 1, 2, 2] and np.array_equal(observations[0], observations[1]) and rewards[0] == rewards[1]
     assert rewards[2] != rewards[3]

@@ -7,13 +7,14 @@ import torch
 from gymnasium import spaces
 
 from worldsim import pixels
-from worldsim.actions import ActionCodec
+from worldsim.actions import ActionCodec, packed_width
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.forecast import LastFrame, Motion, MotionConfig, MotionMemory
+from worldsim.models.latent_action import LatentActionConfig, LatentActions
 from worldsim.models.next_frame import NextFrame, NextFrameConfig
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.transformer import Transformer, TransformerConfig
@@ -111,23 +112,31 @@ def forgetful(memory):
 
 
 def tiny_world(
-    backbone=conv_backbone, forecaster=last_frame, steps=2, context_level=0.1, provenance=None, game="counting"
+    backbone=conv_backbone,
+    forecaster=last_frame,
+    steps=2,
+    context_level=0.1,
+    provenance=None,
+    game="counting",
+    latent=None,  # sizes of latent actions, which then are the world's
 ):
-    autoencoder, codec = tiny_codec(), ActionCodec(SPACE)
+    latent = shake(LatentActions(LatentActionConfig(SHAPE, width=8, **latent)), 4) if latent else None
+    space = latent.config.space if latent else SPACE
+    autoencoder, codec = tiny_codec(), ActionCodec(space)
     told = forecaster(autoencoder.latent_shape, codec.width)
     if isinstance(told, NextFrame):
         told.see_through(autoencoder)
     network = backbone(autoencoder.latent_shape, codec.width, told=told.told)
     denoiser = shake(Denoiser(network, autoencoder.bound, forecaster=told), 2)
     outcome = shake(OutcomeModel(OutcomeConfig(network.feature_width, codec.width, width=8, bins=9)), 3)
-    info = WorldInfo("tiny", game, 15.0, SPACE, SHAPE, provenance=provenance or {})
+    info = WorldInfo("tiny", game, 15.0, space, SHAPE, provenance=provenance or {})
     prompts = random_clip(4, WINDOW, autoencoder.latent_shape, codec)
-    return WorldModel(info, autoencoder, denoiser, outcome, EulerSampler(steps), prompts, context_level)
+    return WorldModel(info, autoencoder, denoiser, outcome, EulerSampler(steps), prompts, context_level, latent=latent)
 
 
 def random_clip(rows, length, latent_shape, codec, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    packed = torch.randint(0, 2, (rows, length, 4), generator=generator)
+    packed = torch.randint(0, 2, (rows, length, packed_width(codec.space)), generator=generator)
     return Clip(
         torch.randn(rows, length, *latent_shape, generator=generator).clamp(-1, 1), codec.encode(packed),
         torch.ones(rows, length, dtype=torch.bool), torch.zeros(rows, length),

@@ -24,6 +24,7 @@ from worldsim.training.loop import Stage, train
 SHARE = 0.15  # of the minutes
 BATCH, LEARNING_RATE = 32, 1e-3
 AT_ONCE = 512  # frames that are named together
+LOOKED_AT = 256  # steps of which one at least must change something
 SAMPLE = 128  # stretches of recordings that codes are made of
 STRETCH = 33  # frames of each
 OFTEN = 0.1  # of a key's presses, the least that a code must go with
@@ -63,6 +64,7 @@ def sizes_of(run: Run) -> LatentActionConfig:
 def train_latent_actions(run: Run) -> LatentActions:
     """Trains the inverse model on the run's recordings, which may have actions: it does not look at them."""
     assert run.latent is not None
+    _check_moves(run)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.seed + 4)  # the CPU's alone: that is what comes back
         model = LatentActions(sizes_of(run))
@@ -80,6 +82,17 @@ def train_latent_actions(run: Run) -> LatentActions:
     model = train(stage, budget, run.folder / "actions", run.seed + 4, run.rhythm, device, run.batches_a_step)
     model.eval().requires_grad_(False)
     return learn_codes(model, run) if run.store.mixed else find_codes(model, run)
+
+
+def _check_moves(run: Run) -> None:
+    """Raises ValueError for recordings in which nothing moves: there is nothing to be named."""
+    windows = WindowSampler(run.store, run.training_episodes, 2, run.seed).windows(0, LOOKED_AT)
+    frames = frame_batch(run.store, windows, 2)
+    if torch.equal(frames[:, 0], frames[:, 1]):
+        raise ValueError(
+            f"expected recordings in which something moves, found {LOOKED_AT} steps that change nothing; "
+            "actions=latent names what changes"
+        )
 
 
 def find_codes(model: LatentActions, run: Run) -> LatentActions:
