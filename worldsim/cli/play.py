@@ -100,7 +100,7 @@ def _read_start(start: str | None, world: WorldModel) -> Any:
     first = max(0, frame + 1 - world.prompts.latents.shape[1])
     packed, space = store.actions(episode, first, frame), store.info.action_space
     frames = {"frames": np.array(store.observations(episode, first, frame + 1))}
-    if packed is None or space != world.info.action_space or not len(packed):
+    if packed is None or space is None or space != world.info.action_space or not len(packed):
         return frames
     return frames | {"actions": unpack_rows(space, np.array(packed))}
 
