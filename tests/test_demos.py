@@ -7,6 +7,9 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 
+from worldsim import load
+from worldsim.agents.agent import Agent, AgentConfig, Network
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -35,6 +38,15 @@ def test_a_game_is_filmed_beside_its_dream(tmp_path):
     frames = imageio.mimread(tmp_path / "b.mp4", memtest=False)
     assert len(frames) == 20 and frames[0].shape[1] == 2 * frames[0].shape[0]
     assert abs(frames[0][:, :256].astype(int) - frames[0][:, 256:]).mean() < 4  # both begin alike
+
+
+def test_an_agent_is_filmed_in_the_game_and_in_the_dream(tmp_path):
+    world = load("arena")
+    config = AgentConfig(world.info.frame_shape, len(world.action_codec.table), window=2, width=8)
+    Agent(Network(config), world.info.action_space, world.action_codec.table, {"by": "a test"}).save(tmp_path / "a")
+    run("film_agent.py", tmp_path / "a", "arena", tmp_path / "c.mp4", "--frames", 12)
+    frames = imageio.mimread(tmp_path / "c.mp4", memtest=False)
+    assert 2 <= len(frames) <= 12 and frames[0].shape[1] == 2 * frames[0].shape[0]
 
 
 @pytest.mark.slow

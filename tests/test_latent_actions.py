@@ -3,6 +3,7 @@
 import json
 import pickle
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -17,6 +18,8 @@ from worldsim.cli.main import main
 from worldsim.data.action_files import make_layout, read_actions
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.dream.env import WorldModelEnv
+from worldsim.evaluation.latent import latent_actions
+from worldsim.evaluation.subject import Step
 from worldsim.models.latent_action import LatentActionConfig, LatentActions, clusters, perplexity
 from worldsim.objectives.latent_action import _shifted, latent_action_loss
 from worldsim.pipeline.latent_actions import completed, find_codes, keys_of_the_game, labelled, learn_codes
@@ -180,6 +183,66 @@ def told_by_truth(found, ways_of):
     return found
 
 
+class Walk:
+    """Dreams a walk as it is, by packed actions that say which way; deaf, it goes one way whatever they say."""
+
+    window = 1
+
+    def __init__(self, deaf=False):
+        self.deaf = deaf
+
+    def reset(self, starts, seed=0):
+        self.places = [place_of(start.frames[-1]) for start in starts]
+
+    def step(self, actions, look=True):
+        ways = np.ones(len(actions), int) if self.deaf else actions[:, 0].astype(int)
+        self.places = [(np.array(p) + WAYS[way]) % SIDE for p, way in zip(self.places, ways, strict=True)]
+        return Step(np.stack([drawn(p) for p in self.places]), np.zeros(len(ways)), np.zeros(len(ways)))
+
+
+class Told(Walk):
+    """Goes where the numbers say that the square is next."""
+
+    def step(self, actions, look=True):
+        return Step(np.stack([drawn(p.astype(int)) for p in actions]), np.zeros(len(actions)), np.zeros(len(actions)))
+
+
+def drawn(place):
+    frame = np.full((SIDE, SIDE, 3), 40, np.uint8)
+    frame[np.ix_(*((np.arange(4) + p) % SIDE for p in place))] = (250, 200, 60)
+    return frame
+
+
+def place_of(frame):
+    return next(p for p in np.ndindex(SIDE, SIDE) if np.array_equal(drawn(p), frame))
+
+
+def ways_between(frames):
+    places = [np.array(place_of(frame)) for frame in frames]
+    off = [(b - a + SIDE // 2) % SIDE - SIDE // 2 for a, b in pairwise(places)]
+    return np.array([[next(i for i, way in enumerate(WAYS) if np.array_equal(way, step))] for step in off])
+
+
+def test_codes_that_say_which_way_are_told_from_deaf_dreams_and_from_those_that_say_what_is_seen(tmp_path):
+    store = recording(tmp_path / "data", episodes=4)
+    codes = store.with_actions(store.info, [store.actions(i) for i in range(4)])
+    right = latent_actions(Walk(), ways_between, codes, store, [0, 1, 2, 3], 8)
+    assert right["used"] > 0.95 and right["information"]["mean"] == pytest.approx(1)
+    assert right["obeyed"]["mean"] == 1 and right["gain"]["low"] > 5
+    assert right["elsewhere"]["mean"] == pytest.approx(right["gain"]["mean"])
+    deaf = latent_actions(Walk(deaf=True), ways_between, codes, store, [0, 1, 2, 3], 8)
+    assert deaf["gain"]["mean"] == 0 and deaf["obeyed"]["mean"] < 0.4 and deaf["information"]["mean"] > 0.99
+    places = [np.array([place_of(frame) for frame in store.observations(i)[1:]], float) for i in range(4)]
+    info = replace(store.info, action_space=gym.spaces.Box(0, SIDE, (2,)), keymap=None)
+    leaky = latent_actions(Told(), ways_between, store.with_actions(info, places), store, [0, 1, 2, 3], 8)
+    assert leaky["gain"]["low"] > 5 and leaky["elsewhere"]["mean"] < 0.5 * leaky["gain"]["mean"] and "used" not in leaky
+    one = store.with_actions(store.info, [np.zeros_like(store.actions(i)) for i in range(4)])
+    same = latent_actions(Walk(), ways_between, one, store, [0, 1, 2, 3], 8)
+    assert same["used"] == pytest.approx(0.2) and same["information"]["mean"] == pytest.approx(0)
+    silent = replace(store.info, action_space=None)
+    assert latent_actions(Walk(), ways_between, codes, store.with_actions(silent, places), [0], 8) is None
+
+
 @pytest.fixture
 def mixed(tmp_path):
     """Twelve walks with actions, five other ones without, and a model that tells the truth of both."""
@@ -279,6 +342,8 @@ def test_a_world_of_a_video_nobody_labelled_is_played_by_codes(codes, space, tmp
     recording(tmp_path / "test", episodes=2, actions=codes == 0, seed=50)
     quick = ["quick=true", "starts=2", f"out={tmp_path / 'eval'}"]
     assert main(["eval", f"world={out / 'world'}", f"data={tmp_path / 'test'}", *quick]) == 0
+    told = json.loads((tmp_path / "eval" / "metrics.json").read_text()).get("latent_actions")
+    assert (told is not None) == (codes == 0) and (not told or set(told) == {"gain", "elsewhere"})
     assert main(["train", f"data={tmp_path / 'data'}", f"out={out}", *tiny[:2]]) == 2
     assert "expected" in capsys.readouterr().err
 

@@ -1,5 +1,8 @@
 """Recording the screen: what was done between two frames, with a screen and devices that a test plays."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -7,7 +10,7 @@ from gymnasium import spaces
 from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore, EpisodeWriter
 from worldsim.play.preview import Preview, free_corner
-from worldsim.play.screen import Held, ScreenGame, key_name, layout_of, record_screen, without_unused
+from worldsim.play.screen import Grabber, Held, ScreenGame, key_name, layout_of, record_screen, without_unused
 
 FPS = 200
 
@@ -172,6 +175,18 @@ def test_keys_go_by_pygames_names():
     assert {char: key_name(type("KeyCode", (), {"char": char})()) for char in chars} == chars
     game = ScreenGame(region=[0, 0, 16, 16], keys=["w", "shift", "mouse_left"])
     assert game.names == ("w", "left shift", "mouse left")
+
+
+def test_wayland_is_named(monkeypatch):
+    fake = types.ModuleType("mss")
+    fake.exception = types.ModuleType("mss.exception")
+    monkeypatch.setitem(sys.modules, "mss", fake)
+    monkeypatch.setitem(sys.modules, "mss.exception", fake.exception)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("WAYLAND_DISPLAY", "wayland-0")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with pytest.raises(ValueError, match="expected an X11 screen, found Wayland, which shows programs nothing"):
+        Grabber((0, 0, 16, 16), 16)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def main(config: DictConfig) -> int:
     say = lambda text: print(f"eval: {text}", file=sys.stderr, flush=True)  # noqa: E731
     out = Path(str(config.out))
     parts = Parts(out / "parts.json", _facts(config, subject, store, episodes), say)
-    known = _knowledge(config, store, store is native)
+    known = _knowledge(config, store, native)
     metrics, times = measure(subject, store, episodes, known, config.starts, config.quick, parts)
     films = [filmed(subject, store, index, FRAMES) for index in episodes[:FILMS]]
     write_json(out / "metrics.json", metrics)
@@ -116,11 +116,11 @@ def _named(world: WorldModel, store: EpisodeStore) -> EpisodeStore:
     return labelled(store, world.latent)
 
 
-def _knowledge(config: DictConfig, store: EpisodeStore, native: bool) -> Knowledge:
+def _knowledge(config: DictConfig, store: EpisodeStore, native: EpisodeStore) -> Knowledge:
     """Returns what is known of a game; of one that is played by latent actions only what frames show."""
     game = store.info.game
-    if not native:
-        return Knowledge(None, PROBES.get(game), COMPARISONS.get(game), None)
+    if store is not native:
+        return Knowledge(None, PROBES.get(game), COMPARISONS.get(game), None, own=native)
     away = EXCURSIONS.get(game)
     excursion = (np.array(away[0], np.float64), np.array(away[1], np.float64)) if away else None
     return Knowledge(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import gymnasium as gym
@@ -24,12 +24,14 @@ from worldsim.evaluation.drift import CHUNK, Reference, drift
 from worldsim.evaluation.few_steps import few_steps
 from worldsim.evaluation.fidelity import CODEC_FRAMES, Comparison, Probe, fidelity
 from worldsim.evaluation.habits import Places, Script, habits
+from worldsim.evaluation.latent import latent_actions
 from worldsim.evaluation.memory import revisits
 from worldsim.evaluation.rare import rare
 from worldsim.evaluation.returns import returns
 from worldsim.evaluation.statistics import interval
 from worldsim.evaluation.subject import Dream, Subject
 from worldsim.evaluation.uncertainty import uncertainty
+from worldsim.world_model import WorldModel
 
 QUICK_LENGTH, LENGTH = 500, 10_000  # frames of the dreams whose drift is measured
 Keep = Callable[[str, Callable[[], Any]], Any]
@@ -48,6 +50,7 @@ class Knowledge:
     places: Places | None = None
     scripts: Mapping[str, Script] = field(default_factory=dict)  # policies that play on purpose, by name
     survivor: Script | None = None  # one that lives long: leads the dreams whose drift is measured
+    own: EpisodeStore | None = None  # where actions are latent, the recordings with the game's own
 
 
 def measure(
@@ -86,6 +89,10 @@ def measure(
                 "retrieval", lambda: (real := game()) and retrieval(subject, store, episodes, real, 1 if quick else 2)
             ),
         }
+        if (own := knowledge.own) and world is not None:
+            metrics["latent_actions"] = keep(
+                "latent actions", lambda: latent_actions(subject, partial(_named, world), store, own, episodes, starts)
+            )
         if away := knowledge.excursion:
             metrics["memory"] = keep(
                 "memory", lambda: (real := game()) and revisits(subject, store, episodes, real, *away)
@@ -101,6 +108,11 @@ def measure(
             if world is not None:
                 metrics["few_steps"], times = few_steps(world, store, episodes, game, reference, keep)
     return metrics, times
+
+
+def _named(world: WorldModel, frames: np.ndarray) -> np.ndarray:
+    assert world.latent is not None  # a world with latent actions names them
+    return world.latent.label(torch.from_numpy(frames).to(world.device)).cpu().numpy()
 
 
 def _fidelity(subject: Subject, store: EpisodeStore, episodes: list[int], known: Knowledge, starts: int) -> dict:

@@ -22,6 +22,13 @@ from worldsim.evaluation.verdict import verdicts
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """The head, and the rows."""
 Titled = tuple[str, Table]
+LATENT = {
+    "gain": "PSNR by the right names over another start's, 4 steps on (dB)",
+    "elsewhere": "the same, by names from other episodes where the game's action was the same (dB)",
+    "used": "codes in use, as if evenly, as a share of all",
+    "information": "told of the game's actions in steps that move, as a share of all there is to tell",
+    "obeyed": "another start's codes found again in the dream that followed them",
+}
 SCALE, GAP = 3, 4  # of films, in pixels
 STYLE = """
 body { font: 15px sans-serif; margin: 2em; max-width: 70em }
@@ -125,6 +132,10 @@ def tables(m: dict[str, Any]) -> list[Titled]:
         rows = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
         effects = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
         found.append(("Actions: others' against the recorded ones", (effects, rows)))
+    if told := m.get("latent_actions"):
+        rows = [(LATENT[key], figure(told[key]) if isinstance(told[key], dict) else f"{told[key]:.2f}") for key in told
+                if told[key] is not None]  # fmt: skip
+        found.append(("Latent actions", (("", "measured"), rows)))
     if m.get("memory"):
         rows = [(f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"])) for k, v in m["memory"].items()]
         found.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))
