@@ -94,7 +94,7 @@ def numbers(frames: np.ndarray) -> np.ndarray:
 
 
 def test_actions_are_those_that_the_game_saw_before_the_frame(played):
-    """What falls between the newest frames of game and recorder, the game shows in its next."""
+    """Exactly, but for keys that go down or up about the very moment of a frame: of them the game's next one tells."""
     folder, said = played
     log = {n: set(held) for n, _, held in map(json.loads, (folder / "log").read_text().splitlines())}
     store, exact, near = EpisodeStore(folder / "data"), [], []
@@ -103,9 +103,10 @@ def test_actions_are_those_that_the_game_saw_before_the_frame(played):
         assert (np.diff(shown) >= 0).all()
         for before, after, action in zip(shown[:-1], shown[1:], np.array(store.actions(index)), strict=True):
             told = {key for key, down in zip(KEYS, action, strict=True) if down}
-            did = [set().union(*(log[n + late] for n in range(before + 1, after + 1))) for late in (0, 1)]
-            exact.append(told == did[0]), near.append(told in did)
-    print(f"aligned: {np.mean(exact):.4f} exactly, {np.mean(near):.4f} within one of the game's own frames")
+            did = [set().union(*(log[n + late] for n in range(before + 1, after + 1))) for late in (0, 1, -1)]
+            exact.append(told == did[0])
+            near.append(all(any((key in told) == (key in keys) for keys in did) for key in KEYS))
+    print(f"aligned: {np.mean(exact):.4f} exactly, {np.mean(near):.4f} within one of the game's own frames (17 ms)")
     assert len(exact) >= FRAMES - 2 and np.mean(exact) >= 0.97 and np.mean(near) >= 0.995
     middle, late, missed = map(
         float, re.search(r"p50 ([\d.]+) ms, p95 ([\d.]+) ms, (\d+) frames missed", said).groups()

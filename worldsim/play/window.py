@@ -153,10 +153,11 @@ class PlayWindow:
             self._do(self._rewind)
             self._controls.take()
         elif not (self.paused or self.closed):
+            over = self._is_over()  # then keys lead to nothing
             self._play()
             self._draw()
             self._times.append(perf_counter())
-            self.latencies.extend([self._times[-1] - pressed] if pressed is not None else [])
+            self.latencies.extend([self._times[-1] - pressed] if pressed is not None and not over else [])
             return
         if self.paused and self.choices and not self.closed:
             self._look_ahead()
