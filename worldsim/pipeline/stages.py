@@ -107,9 +107,7 @@ def _check_sizes(run: Run) -> None:
             bundle.module_of(network)
     if run.begin_from is not None:
         begun = bundle.load(run.begin_from).autoencoder.config
-        folded = isinstance(codec, FoldedPixelsConfig) and isinstance(
-            begun, FoldedPixelsConfig
-        )  # scales are told later
+        folded = all(isinstance(each, FoldedPixelsConfig) for each in (codec, begun))  # their scales are told later
         if not folded and json.dumps(asdict(begun)) != json.dumps(asdict(codec)):
             raise ValueError(
                 f"expected begin_from={run.begin_from} to be a world of {codec}, found {begun}; use its preset"
