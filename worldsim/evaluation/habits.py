@@ -64,7 +64,7 @@ def habits(
     usable = [i for i in episodes if store.records[i].total_steps > subject.window]
     if not usable:
         return None
-    rows = min(rows, len(usable))  # one more would be no other life
+    rows = min(rows, len(usable))  # each begins in another episode
     chosen = usable[:rows]
     game = RealGame(make)
     result: dict[str, Any] = {"steps": length, "rows": rows, "habits": {}}

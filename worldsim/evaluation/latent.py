@@ -12,12 +12,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from worldsim.actions import default_table
 from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation.fidelity import positions
 from worldsim.evaluation.statistics import bootstrap, interval, psnr, square_error
 from worldsim.evaluation.subject import Subject, actions_of, starts_of
+from worldsim.models.latent_action import perplexity
 
 AHEAD = 4  # steps after which dreams are compared
 MOVES = 8  # grey levels by which a pixel changes at least in a step that moves
@@ -76,7 +78,7 @@ def latent_actions(
     pairs = [np.stack((e.names[:, 0].astype(int), e.true), 1)[e.moves] for e in found]
     obeyed = [dream["obeyed"] for dream in dreams if "obeyed" in dream]
     return told | {
-        "used": round(float(np.exp(_entropy(codes))) / int(space.n), 4),
+        "used": round(perplexity(torch.from_numpy(np.bincount(codes) / len(codes))) / int(space.n), 4),
         "information": bootstrap(pairs, _information, RESAMPLES),
         "obeyed": interval(obeyed) if obeyed else None,
     }

@@ -21,6 +21,11 @@ Area = tuple[int, int, int, int]
 """x, y, width and height, in pixels."""
 
 
+def window_side(frame_side: int) -> int:
+    """Returns the window's side for frames of a side, in pixels: the least whole multiple that can be seen."""
+    return frame_side * -(-SIDE // frame_side)
+
+
 def free_corner(screen: Area, recorded: Area, side: int) -> tuple[int, int] | None:
     """Returns where on a screen a square touches nothing that is recorded, None where it would everywhere."""
     x, y, width, height = screen
@@ -36,10 +41,11 @@ class Preview:
 
     def __init__(self, at: tuple[int, int], frame_side: int):
         self._pygame: ModuleType = import_pygame()
-        self._scale, self._due, self.open = -(-SIDE // frame_side), 0.0, True
+        side = window_side(frame_side)
+        self._scale, self._due, self.open = side // frame_side, 0.0, True
         os.environ["SDL_VIDEO_WINDOW_POS"] = f"{at[0]},{at[1]}"
         self._pygame.display.init()
-        self._screen = self._pygame.display.set_mode((frame_side * self._scale,) * 2, self._pygame.NOFRAME)
+        self._screen = self._pygame.display.set_mode((side, side), self._pygame.NOFRAME)
 
     def __call__(self, frame: np.ndarray, frames: int) -> None:
         """Shows a frame, uint8 `[H W 3]`, where the last one has been seen for a while."""

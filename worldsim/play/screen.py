@@ -27,7 +27,7 @@ from worldsim.data.action_files import key_name as named
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.data.index import FACTS, read_info
 from worldsim.data.whole_folder import write_import
-from worldsim.play.preview import SIDE, Area, Preview, free_corner
+from worldsim.play.preview import Area, Preview, free_corner, window_side
 from worldsim.play.tape import Tape
 
 FARTHEST = 200.0  # pixels that the mouse is seen to move in a frame, each way
@@ -271,7 +271,7 @@ class ScreenGame:
     @contextmanager
     def _preview(self, screen: Area, place: Area, say: Callable[[str], Any]) -> Iterator[Callable[..., Any]]:
         """Gives what shows the frames: a small window beside what is recorded, where there is room for one."""
-        at = free_corner(screen, place, max(SIDE, self.size) + self.size) if self.preview else None
+        at = free_corner(screen, place, window_side(self.size)) if self.preview else None
         if at is None:
             if self.preview:
                 say("the game leaves no room on the screen for a preview")
