@@ -52,6 +52,8 @@ class Imagination:
                 f"expected a discount in (0, 1), a trace in [0, 1] and a learning rate above 0, found {self.discount}, "
                 f"{self.trace} and {self.learning_rate}"
             )
+        if not all(isinstance(x, (int, float)) and x >= 0 for x in (self.entropy, self.unsure)):
+            raise ValueError(f"expected entropy and unsure of at least 0, found {self.entropy!r} and {self.unsure!r}")
 
     def train(self, world: WorldModel, store: EpisodeStore | None, out: Path, minutes: float, seed: int) -> Agent:
         """Teaches an agent for so many minutes and writes it to `out`; resumes what is there, in other dreams.

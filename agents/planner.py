@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import worldsim
+from worldsim.actions import unpack_rows
 from worldsim.agents.random_policy import dream_envs, interval, real_envs, returns
 
 
@@ -79,12 +80,12 @@ class Planner:
 class Player:
     """A policy that asks the planner every `hold` steps. `look` returns the state to plan from.
 
-    `look(frames, taken)` is given the last frames `[n H W 3]` and the actions `[n]` between them, as lists; `table` has
-    the game's actions by number, where the game takes no numbers.
+    `look(frames, taken)` is given the last frames `[n H W 3]` and the actions `[n]` between them, as lists; `native`
+    makes the game's actions of numbers, where the game takes no numbers.
     """
 
-    def __init__(self, planner: Planner, look: Callable, window: int = 1, table: np.ndarray | None = None):
-        self._planner, self._look, self._window, self._table = planner, look, window, table
+    def __init__(self, planner: Planner, look: Callable, window: int = 1, native: Callable | None = None):
+        self._planner, self._look, self._window, self._native = planner, look, window, native
         self._frames: list[np.ndarray] = []
         self._taken: list[np.ndarray] = []
         self._left = 0
@@ -95,7 +96,7 @@ class Player:
             self._action, self._left = self._planner(self._look(self._frames, self._taken)), self._planner.hold
         self._left -= 1
         self._taken = [*self._taken, self._action][1 - self._window :] if self._window > 1 else []
-        return self._action if self._table is None else self._table[self._action]
+        return self._action if self._native is None else self._native(self._action)
 
 
 def look_at(dream: Any) -> Callable:
@@ -132,8 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             envs = real_envs(world, args.episodes, args.limit)
             space = envs.single_action_space
-            table = world.action_codec.table.astype(space.dtype).reshape(-1, *space.shape)
-            player = Player(planner, look_at(dream), world.prompts.latents.shape[1], table)
+            native = lambda numbers: unpack_rows(space, world.action_codec.table[numbers])  # noqa: B023, E731 (used at once)
+            player = Player(planner, look_at(dream), world.prompts.latents.shape[1], native)
         envs.action_space.seed(args.seed)
         chance = returns(envs, lambda _: envs.action_space.sample(), args.seed)  # noqa: B023
         began = time.perf_counter()

@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     args = parser.parse_args(arguments)
     world = worldsim.load(args.world, args.device, args.steps)
+    if isinstance(world.info.action_space, gym.spaces.Dict):
+        raise SystemExit(f"expected a world whose actions Stable-Baselines3 takes, found {world.info.action_space}")
     envs = VecMonitor(SB3VecEnv(training_envs(world, args.train, args.num_envs, args.limit)))
     model = PPO(
         "CnnPolicy", envs, n_steps=128, batch_size=256, n_epochs=4, learning_rate=3e-4, ent_coef=0.01, gamma=0.97,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -132,9 +132,12 @@ def _resume(learner: Learner, out: Path, arguments: dict[str, Any]) -> dict[str,
     """Takes over what `out` holds; returns where that training stands."""
     if not (out / CHECKPOINT).exists():
         return {}
-    with safe_open(out / CHECKPOINT, "pt") as file:
-        facts = json.loads(file.metadata()["facts"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    try:
+        with safe_open(out / CHECKPOINT, "pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"expected a whole checkpoint in {out}, found a damaged one ({error}); remove it") from error
     for key, value in json.loads(json.dumps(arguments)).items():
         if facts.pop(key) != value:
             raise ValueError(f"expected out={out} to hold a training with the same {key}; use another out=")

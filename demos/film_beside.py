@@ -22,7 +22,6 @@ def main() -> None:
     parser.add_argument("--policy", default="sticky", help="who acts (%(default)s)")
     parser.add_argument("--frames", type=int, default=300, help="at most (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of game, dream and policy (%(default)s)")
-    parser.add_argument("--scale", type=int, default=1, help="film pixels along the side of a game's (%(default)s)")
     arguments = parser.parse_args()
     world = load(arguments.world)
     env = WorldModelEnv(world)
@@ -31,23 +30,18 @@ def main() -> None:
     frame, _ = env.reset(seed=arguments.seed, options={"prompt": game.prompt()})
     dream_ended, started = False, np.array([True])
     with VideoWriter(arguments.out, world.info.fps) as video:
-        video.append(side_by_side(game.frame, frame, arguments.scale))
+        video.append(np.concatenate((game.frame, frame), 1))
         for _ in range(arguments.frames - 1):
             packed = policy(game.frame[None], started)[0]
             game.step(packed)
             if not dream_ended:
                 frame, _, dream_ended, *_ = env.step(unpack(env.action_space, packed))
-            video.append(side_by_side(game.frame, frame, arguments.scale))
+            video.append(np.concatenate((game.frame, frame), 1))
             started[:] = False
             if game.ended and dream_ended:
                 break
     game.close()
     print(f"wrote {arguments.out}: the game on the left, the dream on the right; what has ended stands still")
-
-
-def side_by_side(left: np.ndarray, right: np.ndarray, scale: int) -> np.ndarray:
-    """Returns two frames `[H W 3]` as one, larger by a whole number."""
-    return np.concatenate((left, right), 1).repeat(scale, 0).repeat(scale, 1)
 
 
 if __name__ == "__main__":

@@ -251,3 +251,8 @@ def test_a_space_from_the_library_is_described():
 
     space = Tuple([Discrete(3), MultiDiscrete([2, 5]), Box(-1, 1, (2, 3))])
     assert worlds.describe_space(space_to_json(space)) == "Tuple(Discrete(3), MultiDiscrete(2, 5), Box(2, 3))"
+
+
+def test_bench_refuses_a_device_that_is_not_there(capsys, tmp_path):
+    assert main(["bench", "world=arena", "device=gpu", f"out={tmp_path}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -286,6 +286,9 @@ def test_what_cannot_be_distilled_is_said_in_one_line(taught, tmp_path, capsys):
         "expected steps= 1, 2, 4 or 8, found 3": [world, data, "minutes=1", "steps=3"],
         "expected a batch that is a multiple of 8, found 12": [world, data, "minutes=1", "method=drifting", "batch=12"],
         "expected the path of a world or one of": ["world=nowhere", data, "minutes=1"],
+        "expected own_share and faulty_share from 0 to 1, found half": [world, data, "minutes=1", "own_share=half"],
+        "and a learning rate above 0, found": [world, data, "minutes=1", "learning_rate=high"],
+        "expected checkpoint_seconds and preview_seconds": [world, data, "minutes=1", "rhythm.preview_seconds=often"],
     }
     for sentence, arguments in wrong.items():
         assert main(["distill", *arguments, f"out={tmp_path / 'out'}"]) == 2

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tiny_world import record, tiny_world
 
+from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation import events
 from worldsim.evaluation.events import WITHIN
 from worldsim.evaluation.statistics import average_precision
@@ -99,3 +100,14 @@ def test_the_real_network_gives_a_probability(tmp_path):
     store = record(tmp_path / "data", episodes=1, steps=20)
     found = ends(Dream(tiny_world()), store, [0])
     assert found["starts"] == 18 and 0 < found["average_precision"]["mean"] <= 1
+
+
+def test_episodes_too_short_to_begin_in_are_left_out(tmp_path):
+    record(tmp_path / "long", episodes=1, steps=30)
+    info = record(tmp_path / "short", episodes=2, steps=6, seed=9).info  # the second is cut: 3 of 6 steps are known
+    store = EpisodeStore(tmp_path / "long", tmp_path / "short")
+    assert info.has_rewards and not store.records[2].terminated
+    foreseen = events.foresee(Foreteller(lambda position: 0.1), store, [0, 2], starts=20)
+    assert len(foreseen) == 1
+    assert events.termination(foreseen)["ends"] == WITHIN and events.reward(foreseen)["skill"] is not None
+    assert events.termination([]) is events.reward([]) is None

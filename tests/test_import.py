@@ -1,5 +1,8 @@
 """`worldsim import` of videos, pictures and action files: which frame a row means, and an import that was killed."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -8,13 +11,16 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from import_sources import NUM_FRAMES, grey_frames, write_csv, write_pictures, write_video
+from PIL import Image
+from tiny_world import record
 
 from worldsim import pixels
 from worldsim.actions import unpack
 from worldsim.cli.main import main
-from worldsim.data.episodes import EpisodeStore, EpisodeWriter
-from worldsim.data.frame_files import VIDEOS, find_files, open_takes
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
+from worldsim.data.frame_files import VIDEOS, find_files, open_takes, read_picture
 from worldsim.data.importer import episode_spans, import_frames
+from worldsim.data.whole_folder import write_import
 from worldsim.envs.arena import Arena
 
 
@@ -275,3 +281,45 @@ def test_an_import_holds_one_episode_at_a_time(tmp_path, pictures, monkeypatch):
     monkeypatch.setattr(EpisodeWriter, "append", lambda *given: seen.append(len(read)) or append(*given))
     import_frames(pictures, tmp_path / "data", max_episode_steps=3)
     assert seen == [3, 6, 9, 12]
+
+
+def test_pictures_of_all_kinds_are_read_as_they_look(tmp_path):
+    red, grey = Image.new("RGB", (6, 4), (250, 10, 10)), Image.new("LA", (6, 4), (90, 128))
+    red.convert("CMYK").save(tmp_path / "print.jpg", quality=100)
+    grey.save(tmp_path / "grey.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter to the right
+    red.save(tmp_path / "turned.jpg", exif=turned)
+    assert np.abs(read_picture(tmp_path / "print.jpg").astype(int) - (250, 10, 10)).max() < 12
+    assert (read_picture(tmp_path / "grey.png") == 90).all() and read_picture(tmp_path / "turned.jpg").shape == (
+        6,
+        4,
+        3,
+    )
+    moving = [Image.new("RGB", (6, 4), (i, 0, 0)) for i in (0, 200)]
+    moving[0].save(tmp_path / "moving.gif", save_all=True, append_images=moving[1:])
+    with pytest.raises(ValueError, match="expected one of 8-bit RGB or grey, found 2"):
+        read_picture(tmp_path / "moving.gif")
+    assert np.array_equal(
+        read_picture(Path("cell"), (tmp_path / "grey.png").read_bytes()), read_picture(tmp_path / "grey.png")
+    )
+
+
+def test_another_import_s_remains_are_not_in_the_way(tmp_path):
+    info = DatasetInfo("film", (8, 8, 3), None, 15.0, has_rewards=False)
+    with EpisodeWriter(tmp_path / "out.partial", replace(info, observation_shape=(16, 16, 3))) as writer:
+        writer.append(Episode(np.zeros((3, 16, 16, 3), np.uint8), None, None, False, True, None, "x"))
+    episode = Episode(np.ones((3, 8, 8, 3), np.uint8), None, None, False, True, None, "x")
+    assert write_import(tmp_path / "out", info, [episode]) == 3 and not (tmp_path / "out.partial").exists()
+    with EpisodeWriter(tmp_path / "again.partial", info) as writer:
+        writer.append(replace(episode, observations=episode.observations + 1))
+    with pytest.raises(ValueError, match="is removed; run the same command again"):
+        write_import(tmp_path / "again", info, [episode])
+    assert write_import(tmp_path / "again", info, [episode]) == 3
+
+
+@pytest.mark.parametrize("argument", ["size=32", "max_episode_steps=9"])
+def test_what_a_shift_leaves_alone_is_refused(tmp_path, argument, capsys):
+    record(tmp_path / "data")
+    assert main(["import", f"source={tmp_path / 'data'}", "shift=1", argument, f"out={tmp_path / 'out'}"]) == 2
+    assert "expected shift= alone" in capsys.readouterr().err

@@ -122,7 +122,7 @@ def broken_pictures(kind, folder, play):
         return {"source": mine}, "found one frame alone"
     if kind == "a picture of 16 bits":
         iio.imwrite(second, np.zeros((8, 8), np.uint16))
-        return {"source": mine}, f"expected 8-bit RGB or grey in {second}, found uint16"
+        return {"source": mine}, f"cannot read {second} as a picture: expected one of 8-bit RGB or grey"
     iio.imwrite(second, np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8))
     if kind == "a cut picture":
         return {"source": mine}, f"cannot read {cut(second)} as a picture"

@@ -1,6 +1,7 @@
 """The instrument itself: the real game as its own world model scores perfectly, and every planted fault is caught."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +15,7 @@ from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.envs import arena
 from worldsim.evaluation import events
 from worldsim.evaluation.control import control
-from worldsim.evaluation.controllability import action_effect, retrieval
+from worldsim.evaluation.controllability import action_effect, candidates, retrieval
 from worldsim.evaluation.drift import Reference, drift
 from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.floors import tries
@@ -449,3 +450,28 @@ def test_a_dream_in_which_nobody_dies_is_caught(store, episodes):
     assert all(h["lived"]["dream"]["mean"] == 70 for h in m["habits"].values())
     assert min(h["lived"]["real"]["mean"] for h in m["habits"].values()) < 70
     assert said(m, "live as long").word != "good"
+
+
+def test_networks_are_chosen_by_other_starts_than_they_are_measured_from(perfect, store, episodes, monkeypatch):
+    chosen, measured = [], []
+    monkeypatch.setattr("worldsim.evaluation.returns._checkpoint", lambda env, starts, *rest: chosen.extend(starts))
+    monkeypatch.setattr("worldsim.evaluation.returns._dreamed", lambda subject, starts, act: 0.0)
+    monkeypatch.setattr("worldsim.evaluation.returns._real", lambda env, starts, act: measured.extend(starts) or 0.0)
+    returns(perfect, store, episodes, make(), per_policy=3)
+    places = [{(start.episode, start.position) for start in starts} for starts in (chosen, measured)]
+    assert len(places[0]) == len(places[1]) == 3 and not places[0] & places[1]
+
+
+def test_rest_is_compared_where_the_table_does_not_have_it(store):
+    table = np.array([[1.0, 1], [1, -1], [-1, 1]])
+    info = replace(store.info, action_space=gym.spaces.Box(-1, 1, (2,)), discrete_table=table)
+    assert candidates(SimpleNamespace(info=info)).tolist() == [[0, 0]]
+
+
+def test_a_floor_needs_two_chunks_on_both_sides():
+    reference = Reference.__new__(Reference)
+    reference.episodes, reference._owners, reference._unit = [0, 1], np.array([0, 0, 0, 1]), 1.0
+    reference._real = np.random.default_rng(0).normal(size=(4, 3))
+    assert len(reference.floor(8)) == 0
+    reference._owners = np.array([0, 0, 1, 1])
+    assert len(reference.floor(8)) == 100 and np.isfinite(reference.floor(8)).all()

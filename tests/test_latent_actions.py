@@ -3,6 +3,7 @@
 import json
 import pickle
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tiny_world import tiny_world
 
 from worldsim import bundle
 from worldsim.actions import ActionCodec
@@ -22,7 +24,15 @@ from worldsim.evaluation.latent import latent_actions
 from worldsim.evaluation.subject import Step
 from worldsim.models.latent_action import LatentActionConfig, LatentActions, clusters, perplexity
 from worldsim.objectives.latent_action import _shifted, latent_action_loss
-from worldsim.pipeline.latent_actions import completed, find_codes, keys_of_the_game, labelled, learn_codes
+from worldsim.pipeline.latent_actions import (
+    _begun,
+    completed,
+    find_codes,
+    keys_of_the_game,
+    labelled,
+    learn_codes,
+    with_latent_actions,
+)
 from worldsim.types import WorldInfo
 
 SIDE, WAYS = 16, [(0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)]
@@ -369,3 +379,27 @@ def test_wrong_arguments_are_refused(tmp_path, capsys):
     ):
         assert main([*base, *more]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_world_that_is_trained_on_keeps_what_its_latent_actions_mean(tmp_path):
+    begun = tiny_world(latent={"codes": 4})
+    run = SimpleNamespace(
+        begun=begun, begin_from="old", torch_device="cpu", latent=partial(LatentActionConfig, codes=4, width=8)
+    )
+    run.store = SimpleNamespace(mixed=False, info=SimpleNamespace(observation_shape=begun.info.frame_shape))
+    run.action_codec = ActionCodec(gym.spaces.Discrete(4))
+    assert _begun(run) is begun.latent
+    for other in (replace(begun.latent.config, codes=5), None):
+        run.begun = SimpleNamespace(latent=begun.latent, takes_latent_actions=other is not None)
+        run.latent = partial(LatentActionConfig, codes=5 if other else 4, width=8)
+        with pytest.raises(ValueError, match="to be a world with latent actions of the same sizes"):
+            _begun(run)
+    run.latent, run.begun = None, begun
+    with pytest.raises(ValueError, match="expected actions=latent with begin_from=old"):
+        with_latent_actions(run)
+
+
+def test_one_start_an_episode_is_compared_with_another(tmp_path):
+    store = recording(tmp_path / "data", episodes=3)
+    codes = store.with_actions(store.info, [store.actions(i) for i in range(3)])
+    assert latent_actions(Walk(), ways_between, codes, store, [0, 1, 2], starts=1)["gain"]["mean"] > 5

@@ -21,6 +21,7 @@ from worldsim.agents.q_learning import Learner, Memory, QLearning
 from worldsim.cli.agent_eval import play
 from worldsim.cli.main import main
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
+from worldsim.data.shards import acquire_lock
 from worldsim.types import Clip
 
 SPACE, SHAPE = gym.spaces.Discrete(4), (40, 48, 3)
@@ -439,6 +440,14 @@ def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, caps
             ["agent", "train", "world=arena", "out=x", "minutes=1", "agent=q_learning", "q_learning.memory=9"],
             "a memory of at least 22",
         ),
+        (
+            ["agent", "train", "world=arena", "out=x", "minutes=1", "imagination.unsure=abc"],
+            "expected entropy and unsure",
+        ),
+        (
+            ["agent", "eval", "agent=random", "out=x", "game=arena", "seed=1.5"],
+            "expected a seed of at least 0, found 1.5",
+        ),
         (["agent", "eval", "agent=random", "out=x", "episodes=0"], "expected episodes to be a whole number"),
         (["agent", "eval", "agent=random", "out=x"], "expected game= or world= to play in, found neither"),
         (["agent", "eval", "agent=random", "out=x", "world=arena", "game=arena"], "found both; leave one out"),
@@ -460,3 +469,13 @@ def test_named_policies_are_judged_too(tmp_path, capsys):
         main(["agent", "eval", "agent=held", "game=arena", "episodes=2", "max_episode_steps=4", f"out={tmp_path}"]) == 0
     )
     assert "held in worldsim-real/Arena-v0: return" in capsys.readouterr().out
+
+
+def test_two_trainings_into_one_folder_are_refused_and_a_damaged_one_is_named(tmp_path, capsys):
+    command = ["agent", "train", "world=arena", "minutes=0.01", f"out={tmp_path}"]
+    lock = acquire_lock(tmp_path)
+    assert main(command) == 2 and "is being written by another process" in capsys.readouterr().err
+    lock.close()
+    (tmp_path / teaching.CHECKPOINT).write_bytes(b"torn")
+    with pytest.raises(ValueError, match="expected a whole checkpoint"):
+        teaching.teach(Slow(), Evolution(), FakeWorld(), None, tmp_path, 0.01, 0)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import numpy as np
@@ -29,7 +30,7 @@ from worldsim.models.unet import UNetConfig
 from worldsim.noise import address_of
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
-from worldsim.pipeline.stages import seeded
+from worldsim.pipeline.stages import _preview_episode, seeded
 from worldsim.training.loop import Rhythm
 
 SIZES = StageSizes(8, 1e-3)
@@ -444,3 +445,24 @@ def test_an_evaluation_that_was_killed_goes_on_with_the_parts_it_lacks(tmp_path,
     ]
     capsys.readouterr()
     assert evaluate("fresh") == 2  # other parts are not its own
+
+
+@pytest.mark.parametrize(("lengths", "shown"), [((6, 9, 30, 40), 2), ((6, 5, 30, 40), 3)])
+def test_a_preview_is_of_an_episode_that_a_dream_can_begin_in(lengths, shown):
+    records = [SimpleNamespace(total_steps=n) for n in lengths]
+    preset = SimpleNamespace(clip_length=9, denoising=SimpleNamespace(resampled_frames=0))
+    store = SimpleNamespace(records=records)
+    held_out = [0, 1] if shown == 3 else [0, 1, 2]
+    run = SimpleNamespace(store=store, preset=preset, held_out_episodes=held_out, training_episodes=[2, 3])
+    assert _preview_episode(run) == shown
+
+
+def test_a_short_held_out_episode_stops_no_training(tmp_path):
+    info = record(tmp_path / "one", episodes=2, steps=9).info
+    with EpisodeWriter(tmp_path / "data", info) as writer:
+        for episode, steps in enumerate((2, *[9] * 11)):
+            frames = np.random.default_rng(episode).integers(0, 256, (steps + 1, *SHAPE), np.uint8)
+            writer.append(Episode(frames, np.zeros((steps, 4)), np.zeros(steps, np.float32), False, True, None, "x"))
+    preset = replace(TINY, clip_length=7, backbone=partial(TINY.backbone, window=5))
+    begun = run(tmp_path, preset=preset, rhythm=Rhythm(1, 0.5, 5))
+    assert begun.held_out_episodes == [0] and train_world(begun).prompts.latents.shape[1] == 6

@@ -512,3 +512,50 @@ def test_the_command_keeps_what_is_played_and_closes_the_real_game(dummy, tmp_pa
     )
     assert play.main(config) == 0
     assert games[0].closed and EpisodeStore(tmp_path / "mine").num_frames == 8
+
+
+def test_the_real_game_s_frame_is_there_while_it_begins_anew(dummy):
+    world = FakeWorld(end=0)
+    game = CountingGame()
+    beside = Beside(game, world)
+    reset, seen = game.reset, []
+    game.reset = lambda **how: seen.append(beside.frame) or reset(**how)
+    beside.begin()
+    assert len(seen) == 1
+
+
+def test_videos_of_earlier_sessions_stay(dummy, tmp_path):
+    (tmp_path / "seen-1.mp4").write_bytes(b"yesterday")
+    with opened(FakeWorld(end=0, fps=30.0), video=tmp_path / "seen.mp4") as window:
+        tap(dummy, window, "v")
+        advance(window, 3)
+    assert (tmp_path / "seen-1.mp4").read_bytes() == b"yesterday" and (tmp_path / "seen-2.mp4").exists()
+
+
+def test_an_agent_begins_anew_where_the_player_was_in_between(dummy):
+    told = []
+    policy = lambda observations, started: told.append(bool(started[0])) or np.array([[2.0]])  # noqa: E731
+    with opened(policy=policy) as window:
+        advance(window, 2)
+        press(dummy, "d")
+        advance(window, 2)
+        dummy.event.post(dummy.event.Event(dummy.KEYUP, key=dummy.K_d))
+        advance(window, 3)
+        assert told == [True, False, True, False, False]
+        window.session.rewind()
+        advance(window, 2)
+    assert told[5:] == [True, False]
+
+
+def test_a_tape_that_fails_writes_nothing_twice(tmp_path):
+    frame = np.zeros((40, 48, 3), np.uint8)
+    with EpisodeWriter(tmp_path / "data", dream_info(WorldModelEnv(FakeWorld()))) as writer:
+        tape, append = Tape(writer), writer.append
+        tape.begin(frame)
+        tape.add(np.array([1.0]), 1.0, frame, False)
+        writer.append = lambda episode: append(episode) and (_ for _ in ()).throw(KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tape.close()
+        writer.append = append
+        tape.close()
+    assert len(EpisodeStore(tmp_path / "data")) == 1

@@ -158,3 +158,8 @@ def test_interrupting_keeps_the_finished_episodes(tmp_path):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and err.splitlines()[-1].endswith("interrupted") and "Traceback" not in err
     assert len(EpisodeStore(tmp_path / "data")) >= 3
+
+
+def test_a_folder_s_name_may_be_a_number(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert record(capsys, "20261129")[0] == 0 and len(EpisodeStore(tmp_path / "20261129")) > 0

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from gymnasium import spaces
 from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore, EpisodeWriter
 from worldsim.play.preview import Preview, free_corner
-from worldsim.play.screen import Grabber, Held, ScreenGame, key_name, layout_of, record_screen, without_unused
+from worldsim.play.screen import Grabber, Held, ScreenGame, _known, key_name, layout_of, record_screen, without_unused
 
 FPS = 200
 
@@ -204,3 +205,18 @@ def test_wrong_arguments_are_refused_in_one_sentence(arguments, message, tmp_pat
     base = ["record", "game=screen", "policy=human", "frames=10", f"out={tmp_path / 'data'}"]
     assert main([*base, *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_another_game_s_recording_is_not_gone_on_with(tmp_path):
+    game = ScreenGame(window="Doom", fps=FPS, size=16, keys="w")
+    for name, info in (
+        ("doom", game.info()),
+        ("other", replace(game.info(), game="Chess")),
+        ("paid", replace(game.info(), has_rewards=True)),
+    ):
+        with EpisodeWriter(tmp_path / name, info):
+            pass
+    assert _known(tmp_path / "doom", game) == (("w",), False)
+    for name in ("other", "paid"):
+        with pytest.raises(ValueError, match="choose another out="):
+            _known(tmp_path / name, game)

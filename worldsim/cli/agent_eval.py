@@ -33,6 +33,8 @@ def main(config: DictConfig) -> int:
     for key in ("episodes", "max_episode_steps", "num_envs"):
         if not (isinstance(config[key], int) and not isinstance(config[key], bool) and config[key] >= 1):
             raise ValueError(f"expected {key} to be a whole number of at least 1, found {config[key]}")
+    if not (isinstance(config.seed, int) and config.seed >= 0):
+        raise ValueError(f"expected a seed of at least 0, found {config.seed!r}")
     if config.greedy not in (None, True, False):
         raise ValueError(f"expected greedy=true, greedy=false or none, found {config.greedy}")
     name = str(config.agent)

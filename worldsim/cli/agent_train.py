@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from worldsim import bundle
 from worldsim.cli.data import open_data
+from worldsim.data.shards import acquire_lock
 
 AGENTS = ("imagination", "q_learning", "evolution", "behaviour_cloning")
 
@@ -31,6 +32,9 @@ def main(config: DictConfig) -> int:
     if world.info.action_space is None:
         raise ValueError(f"expected a world with actions, found {world.info.name}, which has none")
     store = None if config.data is None else open_data(config.data)
-    how.train(world, store, Path(str(config.out)), float(minutes), seed)
+    out = Path(str(config.out))
+    out.mkdir(parents=True, exist_ok=True)
+    with acquire_lock(out):
+        how.train(world, store, out, float(minutes), seed)
     print(f"wrote {config.out}; judge it in the real game:  worldsim agent eval agent={config.out} out={config.out}")
     return 0

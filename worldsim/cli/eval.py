@@ -12,12 +12,14 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import gymnasium as gym
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+import worldsim
 from worldsim import bundle
 from worldsim.cli.agents import check_game
 from worldsim.cli.data import open_data
@@ -99,10 +101,16 @@ def _facts(config: DictConfig, subject: Subject, store: EpisodeStore, episodes: 
     """Returns what the figures depend on, by which an evaluation that was killed knows its own parts again."""
     plain: Any = OmegaConf.to_object(config)
     return {
-        "world": _settings(subject.world) if isinstance(subject, Dream) else str(config.world),
+        "version": worldsim.__version__,
+        "world": _settings(subject.world) if isinstance(subject, Dream) else [str(config.world), _foreign(subject)],
         "episodes": [store.records[i].hash for i in episodes],
         **{key: plain.get(key) for key in ("starts", "quick", "steps", "device", "game")},
     }
+
+
+def _foreign(subject: Subject) -> str:
+    """Returns a model's own fingerprint; of one without, a name for this run alone, as another may be another model."""
+    return str(getattr(subject, "fingerprint", None) or uuid4().hex)
 
 
 def _settings(world: WorldModel) -> list[str]:

@@ -20,6 +20,8 @@ from worldsim.data.lerobot_sets import is_lerobot
 from worldsim.data.mcap_files import find_mcap_files
 from worldsim.data.minari_sets import import_minari, is_minari_id
 
+SIZE, LONGEST = 64, 1000  # what `size` and `max_episode_steps` are unless they are given
+
 
 def main(config: DictConfig) -> int:
     """Imports as `configs/import.yaml` says."""
@@ -43,11 +45,11 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     if (path / FACTS).exists():
         if config.shift == 0:
             raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
-        others = (actions, config.fps, config.crop, config.camera, config.frame_skip)
-        if others != (None, None, None, None, 1) or any(config.arrays.values()):
+        others = (actions, config.fps, config.camera, *shape.values())
+        if others != (None, None, None, SIZE, LONGEST, 1, None) or any(config.arrays.values()):
             raise ValueError(
-                f"expected shift= alone with the data folder {source}, found actions=, fps=, crop=, camera=, "
-                "frame_skip= or arrays. too"
+                f"expected shift= alone with the data folder {source}, found actions=, fps=, size=, crop=, camera=, "
+                "max_episode_steps=, frame_skip= or arrays. too"
             )
         return import_shifted(path, out, config.shift, progress)
     if config.shift != 0:
@@ -74,8 +76,10 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
         raise ValueError(
             f"expected source= to be a video, a folder or a Minari id (name-v0), found nothing at {source}"
         )
-    if config.crop is not None or config.frame_skip != 1:
-        raise ValueError(f"expected crop= and frame_skip= with videos, pictures and recordings, found {source}")
+    if config.crop is not None or config.frame_skip != 1 or config.max_episode_steps != LONGEST:
+        raise ValueError(
+            f"expected crop=, frame_skip= and max_episode_steps= with videos, pictures and recordings, found {source}"
+        )
     if actions is not None:
         raise ValueError(f"expected no actions= for the Minari data set {source}, which has its own, found {actions}")
     return import_minari(source, out, config.fps, config.size, progress)

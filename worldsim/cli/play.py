@@ -81,7 +81,7 @@ def _open_window(config: DictConfig, env: WorldModelEnv, policy: Policy | None, 
             writer = stack.enter_context(EpisodeWriter(Path(str(config.record)), dream_info(env)))
             tape = Tape(writer, policy="script" if config.script else str(config.agent or "human"))
         start = _read_start(config.start, env.world)
-        window = PlayWindow(env, policy, config.seed, config.scale, keymap, beside, tape, Path(config.out), start)
+        window = PlayWindow(env, policy, config.seed, config.scale, keymap, beside, tape, Path(str(config.out)), start)
         stack.enter_context(window).run(config.frames)
     return 0
 
@@ -114,7 +114,7 @@ def read_keymap(path: Path, space: gym.Space) -> Keymap:
         plain = {**plain, "bindings": [{**b, "keys": [*map(str, b["keys"])]} for b in plain.get("bindings", [])]}
         keymap = Keymap(space, plain)
         keymap.packed(keymap.keys, (1.0, 1.0))  # every binding in turn: what it sets must be there
-    except (OSError, YAMLError, KeyError, TypeError, IndexError, ValueError) as error:
+    except (OSError, YAMLError, AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"expected keymap={path} to be a keymap in YAML, found: {one_line(error)}") from error
     return keymap
 
@@ -126,7 +126,7 @@ def _load(config: DictConfig) -> WorldModel:
 def _make_policy(config: DictConfig, env: WorldModelEnv, keymap: Keymap) -> Policy | None:
     """Returns who acts, or None for the player (and, without a window, for the sticky policy)."""
     if config.script is not None:
-        return ScriptPolicy(read_script(config.script, keymap), keymap)
+        return ScriptPolicy(read_script(str(config.script), keymap), keymap)
     if config.agent in (None, "human"):
         return None
     return find_actor(str(config.agent), env.action_space, _rng(config), latent=env.world.takes_latent_actions)
@@ -148,7 +148,7 @@ def _check(config: DictConfig) -> None:
     for key in ("headless", "uncertainty"):
         if not isinstance(config[key], bool):
             raise ValueError(f"expected {key}=true or {key}=false, found {config[key]}")
-    VideoWriter(config.out, 1)  # says what is wrong with out=
+    VideoWriter(str(config.out), 1)  # says what is wrong with out=
     if config.get("game") is not None:
         check_game(config.game)
         if config.start is not None:

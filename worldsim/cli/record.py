@@ -52,7 +52,7 @@ def _record_screen(config: DictConfig, policy_name: str) -> int:
     """Records a game on the screen, which a person plays."""
     if policy_name != "human" or config.num_envs != 1:
         raise ValueError("expected policy=human and num_envs=1 with game=screen, which a person plays")
-    game, out = instantiate(config.game, _convert_="all"), Path(config.out)
+    game, out = instantiate(config.game, _convert_="all"), Path(str(config.out))
     with tqdm(total=config.frames, unit="frame", desc="record") as bar:
         update = lambda frames: bar.update(frames - bar.n)  # noqa: E731
         pace = game.record(out, config.frames, config.max_episode_steps, update, tqdm.write)
@@ -74,7 +74,7 @@ def _make(config: DictConfig) -> VectorEnv:
 def _record(config: DictConfig, env: VectorEnv, policy_name: str) -> None:
     world = getattr(env, "world", None)
     info = dataset_info(env, world and gym_id(world.info.name))
-    with _window(policy_name, info) as human, EpisodeWriter(Path(config.out), info) as writer:
+    with _window(policy_name, info) as human, EpisodeWriter(Path(str(config.out)), info) as writer:
         before, began = writer.num_frames, time.perf_counter()
         rng = np.random.default_rng([config.seed, len(writer.records)])  # what is added later must not repeat
         policy = human or find_actor(
@@ -84,7 +84,7 @@ def _record(config: DictConfig, env: VectorEnv, policy_name: str) -> None:
         with tqdm(total=config.frames, initial=before, unit="frame", desc="record") as bar:
             recorder.record(config.frames, lambda frames: bar.update(frames - bar.n))
         print(_summary(writer, before, time.perf_counter() - began))
-    if held := holds.in_words(EpisodeStore(Path(config.out))):
+    if held := holds.in_words(EpisodeStore(Path(str(config.out)))):
         print(held)
 
 

@@ -119,6 +119,8 @@ class ClipTable:
             known[led] = rewards is not None or not store.info.has_rewards  # where no game has any, all are 0
             terminated[first + record.num_observations - 1] = record.terminated
         self._facts = [x.to(device) for x in (action, reward, terminated, known)]
+        places = [(r.shard, r.observation_start + t) for r in store.records for t in range(r.num_observations)]
+        self._places = np.array(places).T  # in which shard each row's frame is kept, and where
         self._frames = self._on_device(torch.device(device))
 
     def _on_device(self, device: torch.device) -> Tensor | None:
@@ -145,11 +147,15 @@ class ClipTable:
         rows = self._first[places[:, 0]][:, None] + position.clamp_min(0)
         action, reward, terminated, known = (fact[rows] for fact in self._facts)
         action = torch.where(valid[..., None], action, self._null)
-        read = self._latents.read
-        latents = self._from_disk(windows, length) if self._frames is None else read(self._frames[rows])
-        latents = latents.to(valid.device) * valid[..., None, None, None]
+        frames = self._from_disk(rows.cpu().numpy()) if self._frames is None else self._frames[rows]
+        latents = self._latents.read(frames).to(valid.device) * valid[..., None, None, None]
         return Clip(latents, action, valid, reward * valid, terminated & valid, known & valid)
 
-    def _from_disk(self, windows: Sequence[tuple[int, int]], length: int) -> Tensor:
-        parts = [self._latents.stored(i, max(start, 0), start + length) for i, start in windows]
-        return self._latents.read(torch.from_numpy(np.stack([_padded(part, length) for part in parts])))
+    def _from_disk(self, rows: np.ndarray) -> Tensor:
+        shard, place = self._places[:, rows]
+        like = self._latents.shards[0]
+        frames = np.empty((*rows.shape, *like.shape[1:]), like.dtype)
+        for index in np.unique(shard):
+            here = shard == index
+            frames[here] = self._latents.shards[index][place[here]]
+        return torch.from_numpy(frames)

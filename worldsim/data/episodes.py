@@ -200,6 +200,7 @@ class EpisodeWriter:
             self.records, self._index_size = read_index(self.folder)
             _check_shards(self.folder, info, self.records)
             self._index = open(self.folder / INDEX, "ab", buffering=0)  # noqa: SIM115 (lives as long as the writer)
+            sync_folder(self.folder)  # its name, too, survives a crash
             self._index.truncate(self._index_size)
         except BaseException:
             self._lock.close()

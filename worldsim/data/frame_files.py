@@ -12,12 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import IO
 
-import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
+from PIL import Image, ImageOps
 
 VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -195,16 +196,22 @@ def _read_ppm(stream: IO[bytes]) -> np.ndarray | None:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3) if 0 < len(pixels) == width * height * 3 else None
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Returns a picture, uint8 `[H W 3]`: grey to RGB, transparency goes. Raises ValueError (one sentence)."""
+MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}  # Pillow's, of up to 8 bits a channel
+
+
+def read_picture(path: Path, data: bytes | None = None) -> np.ndarray:
+    """Returns a picture, uint8 `[H W 3]`, as a viewer turns it: grey to RGB, transparency goes; `data` in its place.
+
+    Raises ValueError (one sentence) for what is no picture, and for more than 8 bits or several pictures.
+    """
     try:
-        frame = iio.imread(path)
+        with Image.open(path if data is None else BytesIO(data)) as picture:
+            count = getattr(picture, "n_frames", 1)
+            if picture.mode not in MODES or count != 1:
+                raise ValueError(f"expected one of 8-bit RGB or grey, found {count} of mode {picture.mode}")
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
         raise ValueError(f"cannot read {path} as a picture: {str(error).splitlines()[0]}") from None
-    frame = np.stack([frame] * 3, -1) if frame.ndim == 2 else frame[..., :3]
-    if frame.dtype != np.uint8 or frame.shape[2:] != (3,):
-        raise ValueError(f"expected 8-bit RGB or grey in {path}, found {frame.dtype} {list(frame.shape)}")
-    return frame
 
 
 def _read_pictures(paths: tuple[Path, ...]) -> Iterator[np.ndarray]:

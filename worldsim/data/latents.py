@@ -27,13 +27,13 @@ class LatentStore:
     """Latents of every frame of an `EpisodeStore`, kept through memory maps: `read` makes floats of what is kept."""
 
     def __init__(self, store: EpisodeStore, shards: Sequence[np.ndarray], read: Callable[[Tensor], Tensor]):
-        self.store, self.read, self._shards = store, read, shards
+        self.store, self.read, self.shards = store, read, shards
 
     def stored(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Returns what is kept of frames `start:stop` of episode `index`."""
         record = self.store.records[index]
         stop = record.num_observations if stop is None else stop
-        return self._shards[record.shard][record.observation_start + start : record.observation_start + stop]
+        return self.shards[record.shard][record.observation_start + start : record.observation_start + stop]
 
     def latents(self, index: int, start: int, stop: int) -> Tensor:
         """Returns frames `start:stop` of episode `index` as float32 `[n c h w]`."""

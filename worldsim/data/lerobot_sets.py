@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import imageio.v3 as iio
 import imageio_ffmpeg
 import numpy as np
 
 from worldsim.actions import leaf_shape, leaves
 from worldsim.data.action_files import EPISODE, REWARD, TERMINATED, ActionFile
 from worldsim.data.episodes import EpisodeStore
-from worldsim.data.frame_files import Take, open_takes
+from worldsim.data.frame_files import Take, open_takes, read_picture
 from worldsim.files import write_json
 
 INFO = Path("meta/info.json")
@@ -50,7 +49,7 @@ class Pictures(Take):
         """Yields the frames, uint8 `[H W 3]`."""
         for path in self.tables:
             for cell in _table(path, [self.column])[self.column]:
-                yield self.cut(iio.imread(cell["bytes"])[..., :3])
+                yield self.cut(read_picture(path, cell["bytes"]))
 
 
 def is_lerobot(source: Path) -> bool:
@@ -189,6 +188,8 @@ def export_lerobot(store: EpisodeStore, out: Path, progress: Callable[[int], Any
         raise ValueError(f"expected a new folder, found {out} there already; choose another out=")
     if store.info.action_space is None:
         raise ValueError(f"expected a recording with actions, found none in {store.folders[0]}")
+    if any(side % 2 for side in store.info.observation_shape[:2]):
+        raise ValueError(f"expected frames with even sides, as H.264 wants them, found {store.info.observation_shape}")
     _parquet()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -221,6 +222,8 @@ def _write(store: EpisodeStore, folder: Path, progress: Callable[[int], Any]) ->
         episodes.append(_episode(store.info.fps, index, start, record.num_observations))
         progress(len(rows))
     writer.close()
+    if imageio_ffmpeg.count_frames_and_secs(str(video))[0] != len(rows):  # a full disk at its end nobody else reports
+        raise OSError(f"cannot write all of {video}; free some space or choose another out=")
     pq = _parquet()
     features = _features(store)
     kinds = {"float32": pa.float32(), "int64": pa.int64(), "bool": pa.bool_()}

@@ -16,6 +16,10 @@ from worldsim.data.index import FACTS, EpisodeRecord, check_continues
 from worldsim.data.shards import sync_folder
 
 
+class _OtherImport(ValueError):
+    """What is there is not of this import."""
+
+
 def write_import(
     out: Path, info: DatasetInfo, episodes: Iterable[Episode], progress: Callable[[int], Any] = lambda frames: None
 ) -> int:
@@ -26,9 +30,19 @@ def write_import(
     """
     check_continues(out, info)
     folder = out if (out / FACTS).exists() else out.with_name(f"{out.name}.partial")
+    if folder != out:
+        try:
+            check_continues(folder, info)
+        except ValueError:  # of another import, which was killed
+            shutil.rmtree(folder)
     with EpisodeWriter(folder, info) as writer:
         try:
             new = _append_missing(writer, episodes, progress)
+        except _OtherImport as error:
+            if folder != out:
+                shutil.rmtree(folder)
+                raise ValueError(f"{folder} was another import's and is removed; run the same command again") from error
+            raise
         except ValueError:
             if folder != out:
                 shutil.rmtree(folder)
@@ -45,13 +59,13 @@ def _append_missing(writer: EpisodeWriter, episodes: Iterable[Episode], progress
         if count > len(there):
             new += writer.append(episode).num_observations
         elif not _is_same(there[count - 1], episode):
-            raise ValueError(
+            raise _OtherImport(
                 f"expected this import in {writer.folder}, found another episode {count}; choose another out="
             )
         done += len(episode.observations)
         progress(done)
     if count < len(there):
-        raise ValueError(f"expected {count} episodes in {writer.folder}, found {len(there)}; choose another out=")
+        raise _OtherImport(f"expected {count} episodes in {writer.folder}, found {len(there)}; choose another out=")
     return new
 
 

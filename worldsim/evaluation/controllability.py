@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from worldsim.actions import default_table, rest_action
+from worldsim.actions import ActionCodec, rest_action
 from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation.fidelity import positions
 from worldsim.evaluation.statistics import interval, psnr, square_error
@@ -71,10 +71,10 @@ def _shuffled(
 
 def candidates(store: EpisodeStore) -> np.ndarray:
     """Returns the packed actions `[n k]` that are compared: rest, and the table's that change one number of it."""
-    space, table = store.info.action_space, store.info.discrete_table
+    space = store.info.action_space
     assert space is not None  # who compares actions has some
-    table, rest = default_table(space) if table is None else np.asarray(table), rest_action(space)
-    single = np.unique(table[(table != rest).sum(1) <= 1], axis=0)
+    table, rest = ActionCodec(space, store.info.discrete_table).table, rest_action(space)
+    single = np.unique(np.concatenate((rest[None], table[(table != rest).sum(1) <= 1])), axis=0)
     return single[np.unique(np.linspace(0, len(single) - 1, CANDIDATES).astype(int))]
 
 

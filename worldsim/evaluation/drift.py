@@ -64,7 +64,8 @@ class Reference:
         for _ in range(draws):
             ours = np.isin(self._owners, rng.permutation(self.episodes)[:half])
             picked = rng.permutation(np.flatnonzero(ours))[:count]
-            values.append(kernel_distance(self._real[picked], self._real[~ours]))
+            if len(picked) > 1 < (~ours).sum():  # else a half is one long episode's
+                values.append(kernel_distance(self._real[picked], self._real[~ours]))
         return np.array(values) / self._unit
 
 

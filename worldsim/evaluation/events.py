@@ -32,9 +32,11 @@ class Foreseen:
 def foresee(subject: Subject, store: EpisodeStore, episodes: list[int], starts: int = 32) -> list[Foreseen]:
     """Dreams 8 steps from `starts` real frames of every episode, evenly spread up to its end, by recorded actions.
 
-    Behind the episode's end the last action is held, so that every dream has as many steps to end in.
+    Behind the episode's end the last action is held, so that every dream has as many steps to end in. Episodes too
+    short to begin in are left out.
     """
-    return [_foresee(subject, store, index, starts) for index in episodes]
+    found = [_foresee(subject, store, index, starts) for index in episodes]
+    return [foreseen for foreseen in found if len(foreseen.ends)]
 
 
 def _foresee(subject: Subject, store: EpisodeStore, index: int, starts: int) -> Foreseen:
@@ -62,9 +64,9 @@ def termination(foreseen: list[Foreseen]) -> dict[str, Any] | None:
     The Brier skill is 1 for certainty that comes true, 0 for what the base rate alone knows (Brier 1950); `calibration`
     gives, for bins of the predicted probability, its mean, how often it came true, and how many there were.
     """
-    scores, labels = (np.concatenate([getattr(f, name) for f in foreseen]) for name in ("ends", "ended"))
-    if not labels.any():
+    if not any(f.ended.any() for f in foreseen):
         return None
+    scores, labels = (np.concatenate([getattr(f, name) for f in foreseen]) for name in ("ends", "ended"))
     join = lambda parts: [np.concatenate([getattr(f, name) for f in parts]) for name in ("ends", "ended")]  # noqa: E731
     bins = np.minimum((scores * BINS).astype(int), BINS - 1)
     return {
@@ -92,7 +94,7 @@ def reward(foreseen: list[Foreseen]) -> dict[str, Any] | None:
 
     `skill` is the share of their variance that is explained: 0 for knowing their mean, below for knowing less.
     """
-    values = np.concatenate([f.rewarded for f in foreseen])
+    values = np.concatenate([np.zeros(0), *(f.rewarded for f in foreseen)])
     if not np.isfinite(values).all() or len(values) < 3 or np.ptp(values) == 0:
         return None
     join = lambda parts: np.concatenate([np.stack((f.rewards, f.rewarded), 1) for f in parts])  # noqa: E731

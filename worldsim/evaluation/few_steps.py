@@ -57,7 +57,7 @@ def few_steps(
 
     def measured(name: str) -> dict[str, Any]:
         subject, quick = Dream(with_sampler(world, SAMPLERS[name])), name != "heun32"  # its frames take 63 evaluations
-        ahead = fidelity(subject, store, episodes[: 8 if quick else 3], 4)["open_loop"].get("16", {})
+        ahead = fidelity(subject, store, episodes[:8], 4)["open_loop"].get("16", {})
         told = retrieval(subject, store, episodes[:8], real, 1) if quick and (real := game()) is not None else None
         long = drift(subject, to, DRIFTED) if quick and (to := reference()) is not None else None
         return {

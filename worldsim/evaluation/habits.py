@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from worldsim.actions import default_table, pack
+from worldsim.actions import ActionCodec, pack
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.holds import holds, longest
 from worldsim.evaluation.statistics import bootstrap, rank_correlation
@@ -57,8 +57,8 @@ def habits(
 
     Rows begin at the starts of held-out episodes. `change` is how much a frame differs from the one before, by age.
     With `places` also how many of each thing a frame shows, and how many a frame appear and vanish; `whole` is the
-    share of frames that show as many of each as the first one did. `longest` is for how many steps the recordings hold
-    an action at most.
+    share of frames that show as many of each as the first one did. `longest` is for how many steps these
+    recordings hold an action at most.
     None where no episode is long enough.
     """
     usable = [i for i in episodes if store.records[i].total_steps > subject.window]
@@ -95,8 +95,7 @@ def _habits(store: EpisodeStore, scripts: Mapping[str, Script]) -> dict[str, Cal
 
 
 def _table(store: EpisodeStore) -> np.ndarray:
-    table = store.info.discrete_table
-    return default_table(store.info.action_space) if table is None else np.asarray(table)
+    return ActionCodec(store.info.action_space, store.info.discrete_table).table
 
 
 def _held(action: np.ndarray) -> Act:

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from worldsim.actions import default_table
+from worldsim.actions import ActionCodec
 from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation.fidelity import positions
 from worldsim.evaluation.statistics import bootstrap, interval, psnr, square_error
@@ -59,8 +59,7 @@ def latent_actions(
     """
     if recorded.info.action_space is None:
         return None
-    table = recorded.info.discrete_table
-    table = default_table(recorded.info.action_space) if table is None else np.asarray(table)
+    table = ActionCodec(recorded.info.action_space, recorded.info.discrete_table).table
     found = [
         _Episode(i, np.array(recorded.observations(i)), actions_of(named, i)[1:], _numbers(recorded, i, table))
         for i in episodes
@@ -69,7 +68,7 @@ def latent_actions(
     if not found:
         return None
     rng = np.random.default_rng(0)
-    dreams = [_dreams(subject, label, named, episode, found, starts, rng) for episode in found]
+    dreams = [_dreams(subject, label, named, episode, found, max(starts, 2), rng) for episode in found]
     told = {key: interval([dream[key] for dream in dreams]) for key in ("gain", "elsewhere")}
     space = named.info.action_space
     if not isinstance(space, gym.spaces.Discrete):
@@ -102,7 +101,7 @@ def _dreams(
     first = positions(len(episode.frames), subject.window, starts, AHEAD)
     steps = first[:, None] - 1 + np.arange(AHEAD)  # step t leads to frame t + 1
     right = episode.names[steps]
-    wrong = np.roll(right, len(right) // 2 or 1, 0)
+    wrong = np.roll(right, len(right) // 2, 0)
     others = [other for other in found if other is not episode] or [episode]
     pool, kinds = (np.concatenate([getattr(other, key) for other in others]) for key in ("names", "true"))
     same = right.copy()

@@ -72,7 +72,7 @@ def measure(
     times: dict[str, float] = {}
     with ExitStack() as stack:
         game = cache(lambda: knowledge.make and stack.enter_context(closing(knowledge.make())))
-        metrics = keep("fidelity", lambda: _fidelity(subject, store, episodes, knowledge, starts))
+        metrics = dict(keep("fidelity", lambda: _fidelity(subject, store, episodes, knowledge, starts)))
         if make := knowledge.make:
             known, rows, steps = (knowledge.places, knowledge.scripts), 8 if quick else 16, 100 if quick else 300
             metrics["habits"] = keep("habits", lambda: habits(subject, store, episodes, make, *known, rows, steps))

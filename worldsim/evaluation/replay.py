@@ -17,9 +17,8 @@ SHOWN = 12  # frames of each kind in a row of a contact sheet
 
 def filmed(subject: Subject, store: EpisodeStore, index: int, frames: int = 48) -> list[np.ndarray]:
     """Returns real, reconstructed (where the subject has a codec) and dreamed frames `[n H W 3]` of an episode's
-    beginning; the dream follows the recorded actions."""
-    stop = min(subject.window + frames, store.records[index].num_observations)
-    first = min(subject.window, stop - 1)
+    beginning, of at least `window` steps; the dream follows the recorded actions."""
+    first, stop = subject.window, min(subject.window + frames, store.records[index].num_observations)
     real, actions = np.array(store.observations(index, first, stop)), actions_of(store, index)
     start = starts_of(store, index, [first], subject.window)
     subject.reset(start)

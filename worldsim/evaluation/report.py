@@ -49,7 +49,8 @@ def report(name: str, m: dict[str, Any], films: Sequence[Sequence[np.ndarray]], 
     return "\n".join(
         [
             f'<!doctype html><meta charset="utf-8"><title>{html.escape(name)}</title><style>{STYLE}</style>',
-            f"<h1>{html.escape(name)}</h1><p>{head}; 95 % intervals over episodes in brackets.{quick}</p>",
+            f"<h1>{html.escape(name)}</h1><p>{head}; 95 % intervals in brackets: over episodes, of returns over "
+            f"policies.{quick}</p>",
             table(
                 ("", "measured", "", "rule"),
                 [(v.question, v.figure, f'<b class="{v.word}">&nbsp;{v.word}&nbsp;</b>', v.rule) for v in verdicts(m)],

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from worldsim.actions import default_table, unpack
+from worldsim.actions import ActionCodec, unpack
 from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation.statistics import bootstrap, correlation, rank_correlation
 from worldsim.evaluation.subject import Start, Subject, lead, starts_of
@@ -22,6 +22,7 @@ from worldsim.evaluation.subject import Start, Subject, lead, starts_of
 STEPS = 128  # of a return
 CELLS = 8  # a policy sees frames as 8x8 cells
 NETWORKS, GENERATIONS, CHILDREN = 8, 4, 3
+CHOSEN = 3  # starts by which the best child is chosen
 Act = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """`act(frames [b H W 3], previous frames, step) -> packed actions [b k]`"""
 
@@ -61,22 +62,21 @@ def returns(
 ) -> dict[str, Any] | None:
     """Returns the correlation of policies' mean returns over 128 steps, dreamed and real, from the same real frames.
 
-    Half of the policies are networks, half habits; the interval is a bootstrap over policies. None where a policy's
-    return never differs, or no episode is long enough to begin in.
+    Half of the policies are networks, chosen by other starts than they are measured from, half habits; the interval is
+    a bootstrap over policies. None where a policy's return never differs, or no episode is long enough to begin in.
     """
-    table, rng = store.info.discrete_table, np.random.default_rng(0)
-    table = default_table(store.info.action_space) if table is None else np.asarray(table)
-    usable = [i for i in episodes if store.records[i].total_steps > subject.window]
+    table, rng = ActionCodec(store.info.action_space, store.info.discrete_table).table, np.random.default_rng(0)
+    measured, chosen = range(per_policy), range(per_policy, per_policy + CHOSEN)
+    usable = [i for i in episodes if store.records[i].total_steps >= subject.window + chosen.stop]
     if not usable:
         return None
-    begin = lambda window: [  # noqa: E731
-        starts_of(store, usable[i % len(usable)], [subject.window + i // len(usable)], window)[0]
-        for i in range(per_policy)
+    begin = lambda window, which: [  # noqa: E731
+        starts_of(store, usable[i % len(usable)], [subject.window + i // len(usable)], window)[0] for i in which
     ]
-    real = begin(1)
-    policies: list[Act] = [_checkpoint(env, real[:3], table, np.random.default_rng(seed)) for seed in range(NETWORKS)]
+    real, own = begin(1, measured), begin(1, chosen)
+    policies: list[Act] = [_checkpoint(env, own, table, np.random.default_rng(seed)) for seed in range(NETWORKS)]
     policies += habits(table, rng, NETWORKS)
-    pairs = [(_dreamed(subject, begin(subject.window), act), _real(env, real, act)) for act in policies]
+    pairs = [(_dreamed(subject, begin(subject.window, measured), act), _real(env, real, act)) for act in policies]
     figures = {
         "pearson": bootstrap(pairs, lambda rows: correlation(np.array(rows))),
         "spearman": bootstrap(pairs, lambda rows: rank_correlation(np.array(rows))),
@@ -122,8 +122,8 @@ def _real_return(env: gym.Env, start: Start, act: Act) -> float:
     total = 0.0
     for step in range(STEPS):
         action = unpack(env.action_space, act(frame[None], before[None], step)[0])
-        before, (frame, reward, over, cut, _) = frame, env.step(action)
+        before, (frame, reward, over, *_) = frame, env.step(action)
         total += float(reward)
-        if over or cut:
+        if over:  # a limit of the environment's is no end of the game
             break
     return total

@@ -30,6 +30,7 @@ def benchmark(world: str, device: str = "cpu", frames: int = 10_000, peer: bool 
     """Returns `bench.json`'s content for a world by name or path; `peer=False` leaves out what it is compared with."""
     if not (isinstance(frames, int) and frames >= 100):
         raise ValueError(f"expected frames of at least 100, found {frames}")
+    bundle.read_device(device)
     hardware, rows = rates(device), []
     for batch in BATCHES:
         turns = [_Turn(bundle.load(world, device, k), batch, decode) for k in STEPS for decode in (True, False)]

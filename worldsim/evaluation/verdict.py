@@ -80,7 +80,7 @@ def _covered(m: dict[str, Any]) -> Verdict | None:
         return None
     share, text = min(found)
     rule = "good from half as long as one lives by it, fair from a tenth"
-    return Verdict("Do the recordings hold every action for long?", text, _word(share, 0.5, 0.1), rule)
+    return Verdict("Do these recordings hold every action for long?", text, _word(share, 0.5, 0.1), rule)
 
 
 def _one_step(m: dict[str, Any]) -> Verdict:

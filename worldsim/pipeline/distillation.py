@@ -79,7 +79,8 @@ class Distillation:
             raise ValueError(f"expected steps= 1, 2, 4 or 8, found {self.steps!r}")
         if not (isinstance(self.own_frames, int) and self.own_frames >= 0):
             raise ValueError(f"expected own_frames to be a count of at least 0, found {self.own_frames!r}")
-        if not (0 <= self.own_share <= 1 and (self.faulty_share is None or 0 <= self.faulty_share <= 1)):
+        shares = (self.own_share, 0.0 if self.faulty_share is None else self.faulty_share)
+        if not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares):
             raise ValueError(
                 f"expected own_share and faulty_share from 0 to 1, found {self.own_share} and {self.faulty_share}"
             )

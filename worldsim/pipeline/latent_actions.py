@@ -6,7 +6,8 @@ Leaves out how the names are learned (`models.latent_action`, `objectives.latent
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import gymnasium as gym
 import numpy as np
@@ -37,14 +38,32 @@ def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
     Of mixed recordings the steps without an action get the game's own, as the others teach.
     """
     if run.latent is None:
+        if run.begun is not None and run.begun.takes_latent_actions:
+            raise ValueError(f"expected actions=latent with begin_from={run.begin_from}, whose actions are latent")
         return run, None
-    model = train_latent_actions(run)
+    model = _begun(run) or train_latent_actions(run)
     if run.store.mixed:
         return replace(run, store=completed(run.store, model, run.action_codec.table)), model
     store = labelled(run.store, model)
     if run.labels:
         store.info = replace(store.info, keymap=keys_of_the_game(run.store, store, run.labels) or store.info.keymap)
     return replace(run, store=store), model
+
+
+def _begun(run: Run) -> LatentActions | None:
+    """Returns what named the actions of the world to begin from: its weights know those alone.
+
+    Raises ValueError, in one sentence, where that world has others. Of mixed recordings they are the game's own.
+    """
+    if run.begun is None or run.store.mixed:
+        return None
+    latent = run.begun.latent if run.begun.takes_latent_actions else None
+    if latent is None or json.dumps(asdict(latent.config)) != json.dumps(asdict(sizes_of(run))):
+        raise ValueError(
+            f"expected begin_from={run.begin_from} to be a world with latent actions of the same sizes, found "
+            f"{'none' if latent is None else latent.config}; leave begin_from out"
+        )
+    return latent.to(run.torch_device)
 
 
 def sizes_of(run: Run) -> LatentActionConfig:

@@ -10,14 +10,14 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from worldsim import bundle
 from worldsim.actions import ActionCodec
-from worldsim.bundle import read_device
 from worldsim.data.episodes import EpisodeStore
 from worldsim.diffusion.prediction import CleanPrediction, check
 from worldsim.diffusion.process import RectifiedFlow
@@ -27,6 +27,7 @@ from worldsim.files import write_json
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.training.loop import Budget, Rhythm
 from worldsim.training.processes import Processes
+from worldsim.world_model import WorldModel
 
 HOLD_OUT = 20  # one episode in so many is kept for contact sheets and `worldsim eval`
 
@@ -39,7 +40,12 @@ class StageSizes:
     learning_rate: float
 
     def __post_init__(self):
-        if not (isinstance(self.batch, int) and self.batch >= 2 and self.learning_rate > 0):
+        if not (
+            isinstance(self.batch, int)
+            and self.batch >= 2
+            and isinstance(self.learning_rate, (int, float))
+            and self.learning_rate > 0
+        ):
             raise ValueError(f"expected a batch of at least 2 and a learning rate above 0, found {self}")
 
 
@@ -67,7 +73,8 @@ class Preset:
         check(self.prediction, self.process)  # before the codec is trained, not after
         check_weight(self.denoising.weight, self.prediction, self.process)
         EulerSampler(self.steps)  # says what is wrong with them
-        if not (0 <= self.context_level < 1 and 0 < self.forecast_share < 1):
+        shares = (self.context_level, self.forecast_share)
+        if not (all(isinstance(x, (int, float)) for x in shares) and 0 <= shares[0] < 1 and 0 < shares[1] < 1):
             raise ValueError(
                 "expected context_level of 0 to below 1 and forecast_share between 0 and 1, found "
                 f"{self.context_level} and {self.forecast_share}"
@@ -102,6 +109,11 @@ class Run:
             raise ValueError(f"expected batches of at least 1, found {self.batches!r}")
         if self.torch_device.type not in ("cpu", "cuda"):
             raise ValueError(f"expected device= cpu or cuda, found {self.device}")
+
+    @cached_property
+    def begun(self) -> WorldModel | None:
+        """The world to begin from."""
+        return None if self.begin_from is None else bundle.load(self.begin_from)
 
     def claim_folder(self) -> None:
         """Writes down what the run is made of, or checks it against what the folder was begun with.
@@ -158,7 +170,7 @@ class Run:
     @property
     def torch_device(self) -> torch.device:
         """Where the run trains."""
-        return read_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return bundle.read_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def action_codec(self) -> ActionCodec:

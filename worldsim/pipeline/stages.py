@@ -105,8 +105,8 @@ def _check_sizes(run: Run) -> None:
     with torch.device("meta"):  # their modules say what does not fit
         for network in networks:
             bundle.module_of(network)
-    if run.begin_from is not None:
-        begun = bundle.load(run.begin_from).autoencoder.config
+    if run.begun is not None:
+        begun = run.begun.autoencoder.config
         folded = all(isinstance(each, FoldedPixelsConfig) for each in (codec, begun))  # their scales are told later
         if not folded and json.dumps(asdict(begun)) != json.dumps(asdict(codec)):
             raise ValueError(
@@ -145,7 +145,7 @@ def trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
 def prepare_codec(run: Run) -> Codec:
     """Returns the preset's codec, trained where it learns; that of the world to begin from, where there is one."""
     config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
-    begun = None if run.begin_from is None else bundle.load(run.begin_from).autoencoder
+    begun = run.begun and run.begun.autoencoder
     if isinstance(config, FoldedPixelsConfig):
         if config.scale is None and isinstance(begun, FoldedPixels):
             config = replace(config, scale=begun.scale)
@@ -262,8 +262,8 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
         if isinstance(backbone, UNet):
             backbone.start_from(_encoded(autoencoder, _statistics_frames(run)).cpu())
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction, forecaster)
-    if run.begin_from is not None:
-        _begin_from(bundle.load(run.begin_from), model, run.begin_from)
+    if run.begun is not None:
+        _begin_from(run.begun, model, str(run.begin_from))
     null, sampler = codec.null.to(device), WindowSampler(run.store, learned_from(run, model), length, run.seed)
 
     def objective(model, average, clip, progress, generator):
@@ -321,7 +321,7 @@ def prepare_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTa
     if run.preset.forecaster is None:
         return LastFrame()
     config = run.preset.forecaster(**shapes)
-    denoiser = None if run.begin_from is None else bundle.load(run.begin_from).denoiser
+    denoiser = None if run.begun is None else run.begun.denoiser
     if denoiser is None or _newly_told(config, denoiser):
         return train_forecaster(run, shapes, autoencoder, clips)
     begun = denoiser.forecaster
@@ -381,8 +381,8 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
     sizes = preset.outcome
     with seeded(run.seed + 2):
         model = OutcomeModel(OutcomeConfig(denoiser.backbone.feature_width, codec.width))
-    if run.begin_from is not None:
-        model.load_state_dict(bundle.load(run.begin_from).outcome.state_dict())
+    if run.begun is not None:
+        model.load_state_dict(run.begun.outcome.state_dict())
     sampler = EventSampler(run.store, learned_from(run, denoiser), preset.clip_length, run.seed + 2)
     rarity = Rarity(sampler.common, *sampler.shares)
 
@@ -427,8 +427,7 @@ def assemble(
     info, preset = run.store.info, run.preset
     hashes = [run.store.records[i].hash for i in run.training_episodes]
     provenance = {"training_episodes": hashes, **describe_run(run)}
-    if run.begin_from is not None:  # what it was trained on before counts as well
-        begun = bundle.load(run.begin_from)
+    if (begun := run.begun) is not None:  # what it was trained on before counts as well
         before = dict(begun.info.provenance)
         provenance["training_episodes"] = [*before.pop("training_episodes", []), *hashes]
         provenance["begun_from"] = before | {"fingerprint": begun.fingerprint}
@@ -443,17 +442,23 @@ def assemble(
 
 def prompt_clips(run: Run, clips: ClipTable) -> Clip:
     """Returns 16 clips `[p t …]` to start dreams from, spread over the training episodes and over their lengths."""
-    window = run.preset.clip_length - 1 - run.preset.denoising.resampled_frames
-    steps = [run.store.records[i].total_steps for i in run.training_episodes]
-    window = min(window, max(steps))  # short episodes: shorter prompts
-    long_enough = [i for i, n in zip(run.training_episodes, steps, strict=True) if n >= window]
+    window = _prompt_length(run)
+    long_enough = [i for i in run.training_episodes if run.store.records[i].total_steps >= window]
     chosen = [long_enough[k] for k in np.linspace(0, len(long_enough) - 1, NUM_PROMPTS).round().astype(int)]
     windows = [(i, (run.store.records[i].total_steps - window) * k // NUM_PROMPTS) for k, i in enumerate(chosen)]
     return clips.clips(windows, window)
 
 
+def _prompt_length(run: Run) -> int:
+    """Returns how many frames a prompt has: as many as a clip gives, fewer where no training episode is so long."""
+    longest = max(run.store.records[i].total_steps for i in run.training_episodes)
+    return min(run.preset.clip_length - 1 - run.preset.denoising.resampled_frames, longest)
+
+
 def _preview_episode(run: Run) -> int:
-    return max(run.held_out_episodes or run.training_episodes, key=lambda i: run.store.records[i].total_steps)
+    """Returns the longest held-out episode, of the training ones where it is too short to begin a dream."""
+    steps, least = (lambda i: run.store.records[i].total_steps), _prompt_length(run)
+    return max([i for i in run.held_out_episodes if steps(i) >= least] or run.training_episodes, key=steps)
 
 
 def _preview_frames(run: Run) -> torch.Tensor:

@@ -25,9 +25,7 @@ class Beside:
         if expected != found:
             raise ValueError(f"expected a game of frames and actions like the world's, {expected}, found {found}")
         self._game, self._space = game, game.action_space
-        window = world.prompts.latents.shape[1]
-        self._frames: deque[np.ndarray] = deque(maxlen=window)
-        self._actions: deque[np.ndarray] = deque(maxlen=window - 1)
+        self._window = world.prompts.latents.shape[1]
         self._seed, self.ended = seed, False
         self.begin()
 
@@ -38,13 +36,12 @@ class Beside:
 
     def begin(self) -> dict[str, Any]:
         """Starts the game's next episode and lets it rest until there is a past; returns it as a prompt."""
-        self._frames.clear()
-        self._actions.clear()
         frame, _ = self._game.reset(seed=self._seed)
         self._seed += 1
-        self._frames.append(frame)
+        self._frames = deque([frame], self._window)  # at once: the window looks while the worker waits for the game
+        self._actions: deque[np.ndarray] = deque(maxlen=self._window - 1)
         self.ended = False
-        while len(self._frames) < (self._frames.maxlen or 1) and not self.ended:
+        while len(self._frames) < self._window and not self.ended:
             self.step(rest_action(self._space))
         return self.prompt()
 

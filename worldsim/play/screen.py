@@ -298,12 +298,10 @@ class ScreenGame:
 def _known(out: Path, game: ScreenGame) -> tuple[tuple[str, ...], bool]:
     """Returns the keys and whether the mouse counts in a folder that is there. Raises ValueError for another game."""
     info = read_info(out)
-    expected = (game.size, game.size, 3), float(game.fps)
-    if (tuple(info.observation_shape), info.fps) != expected:
-        raise ValueError(
-            f"expected {out} to hold frames of {expected[0]} at {expected[1]:g} a second, found "
-            f"{tuple(info.observation_shape)} at {info.fps:g}; choose another out="
-        )
+    facts = ("game", "observation_shape", "fps", "has_rewards")
+    expected, found = ({name: getattr(x, name) for name in facts} for x in (game.info(), info))
+    if expected != found:
+        raise ValueError(f"expected {out} to hold {expected}, found {found}; choose another out=")
     keymap = info.keymap or {"bindings": [], "mouse": []}
     mouse = bool(keymap["mouse"])
     places = {int(next(iter(b["set"]))): b["keys"][0] for b in keymap["bindings"]}

@@ -69,6 +69,7 @@ class Session:
         self._past: deque[Moment] = deque(maxlen=min(self._rewindable, room))
         self.total_reward = 0.0
         self.started, self.ended = True, False
+        self._follows = self._asked = False  # whether a policy took the last step's action, and this one's
 
     @property
     def age(self) -> int:
@@ -76,8 +77,9 @@ class Session:
         return int(self.facts["age"])
 
     def choose(self, policy: Policy) -> np.ndarray:
-        """Returns the packed action `[k]` that a policy takes now."""
-        return policy(self.frame[None], np.array([self.started]))[0]
+        """Returns the packed action `[k]` that a policy takes now; it starts anew where it did not the last."""
+        self._asked = True
+        return policy(self.frame[None], np.array([not self._follows]))[0]
 
     def step(self, packed: np.ndarray) -> float:
         """Dreams the next frame; returns its reward."""
@@ -91,6 +93,7 @@ class Session:
         self._seconds.append((dreamed - began, perf_counter() - dreamed))
         self.total_reward += reward
         self.started, self.ended = False, terminated or truncated
+        self._follows, self._asked = self._asked, False
         return reward
 
     def rewind(self) -> bool:
@@ -148,6 +151,7 @@ class Session:
         _, self.facts = self.env.set_state(moment.state)
         self.frame, self.total_reward = moment.frame, moment.total_reward
         self.started, self.ended = moment.started, moment.ended
+        self._follows = self._asked = False
 
 
 def num_bytes(state: Rows) -> int:

@@ -65,11 +65,10 @@ class Tape:
 
     def close(self, terminated: bool = False) -> None:
         """Writes what is open, if it has a step."""
-        if self._steps:
-            actions, told = zip(*self._steps, strict=True)
+        (frames, steps), self._frames, self._steps = (self._frames, self._steps), [], []  # never written twice
+        if steps:
+            actions, told = zip(*steps, strict=True)
             rewards = None if None in told else np.array(told, np.float32)
-            frames, taken = np.stack(self._frames), None
-            if self._writer.info.action_space is not None:
-                taken = np.stack(actions)
-            self._writer.append(Episode(frames, taken, rewards, terminated, not terminated, None, self._policy))
-        self._frames, self._steps = [], []
+            taken = None if self._writer.info.action_space is None else np.stack(actions)
+            episode = Episode(np.stack(frames), taken, rewards, terminated, not terminated, None, self._policy)
+            self._writer.append(episode)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -85,7 +86,7 @@ class PlayWindow:
         self.figures, self.acts, self._asked, self.scale = True, policy is not None, scale, 1
         self.choices = env.world.takes_latent_actions
         self.video: VideoWriter | None = None
-        self._video_path, self._videos, self._resources = video, 0, ExitStack()
+        self._video_path, self._resources = video, ExitStack()
         self._commands: list[str] = []
         self._ticks_of_end, self._due = 0.0, 0.0
         self._futures: tuple[Any, np.ndarray] | None = None
@@ -121,6 +122,7 @@ class PlayWindow:
 
     def __exit__(self, *exception: Any) -> None:
         try:
+            self._worker.shutdown()  # it may be in the middle of a step
             if self._tape is not None:
                 self._tape.close()
         finally:
@@ -304,8 +306,8 @@ class PlayWindow:
             self._films.close()
             self.video = None
             return
-        self._videos += 1
-        path = self._video_path.with_stem(f"{self._video_path.stem}-{self._videos}")
+        named = (self._video_path.with_stem(f"{self._video_path.stem}-{i}") for i in count(1))
+        path = next(path for path in named if not path.exists())
         self._films = self._resources.enter_context(ExitStack())
         self.video = self._films.enter_context(VideoWriter(path, self._fps))
         self.video.append(np.concatenate(self._frames(), 1))  # a film without a frame is none

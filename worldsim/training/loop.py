@@ -81,6 +81,9 @@ class Rhythm:
     def __post_init__(self):
         if not (isinstance(self.log_steps, int) and self.log_steps >= 1):
             raise ValueError(f"expected log_steps of at least 1, found {self.log_steps}")
+        for seconds in (self.checkpoint_seconds, self.preview_seconds):
+            if not (isinstance(seconds, (int, float)) and seconds >= 0):
+                raise ValueError(f"expected checkpoint_seconds and preview_seconds of at least 0, found {seconds!r}")
 
 
 class Progress:
