@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from import_sources import write_csv, write_video
@@ -74,6 +75,7 @@ SMALL = {  # what makes a command take seconds
     "agent train": ["minutes=0.05", "imagination.rows=4", "imagination.decisions=4", "imagination.horizon=8"],
     "agent eval": ["episodes=2", "max_episode_steps=5"],
 }
+WINDOWED = ("game=", "record=", "keymap=")  # what `play` wants a window for
 AGENTS = {"ppo_sb3": ["--timesteps", "64", "--num-envs", "2"], "planner": ["--candidates", "2"], "random_policy": []}
 BEFORE = {"formats.md": ["record game=gym game.id=CarRacing-v3 policy=sticky out=data/car"]}  # told on another page
 
@@ -86,14 +88,27 @@ def test_every_command_runs_in_the_order_of_its_page_on_less(page, tmp_path, mon
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     write_video(tmp_path / "play.mp4", np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8))
     write_csv(tmp_path / "keys.csv", "left,right", [[i // 9 % 2, i // 5 % 2] for i in range(299)])
+    with h5py.File(tmp_path / "game.hdf5", "w") as file:
+        file["obs/rgb"] = np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), np.uint8)
+        file["act"], file["rew"] = np.zeros((300, 2)), np.zeros(300)
+    (tmp_path / "keys.yaml").write_text("rest: [0]\nbindings: [{keys: [j], set: {'0': 1}}]\n")
     lines = [f"worldsim {words}" for words in BEFORE.get(page.name, [])]
     lines += [part for line in "".join(blocks(page, "bash")).splitlines() for part in line.split("&&")]
     for words in (shlex.split(line, comments=True) for line in lines):
-        if words[:1] == ["worldsim"] and "game=screen" not in words:  # there is no screen
-            assert main([*words[1:], *SMALL.get(split(words[1:])[0], [])]) == 0
+        if words[:1] == ["worldsim"] and not {"game=screen", "serve=127.0.0.1:8000"} & {*words}:  # nobody is there
+            small = SMALL.get(split(words[1:])[0], [])
+            windowed = words[1] == "play" and any(word.startswith(WINDOWED) for word in words)
+            assert main([*words[1:], *(["frames=3"] if windowed else small)]) == 0
         elif words[:2] == ["python", "-m"] and words[2].startswith("worldsim.agents."):
             small = ["--episodes", "2", "--limit", "5", *AGENTS[words[2].rpartition(".")[2]]]
             subprocess.run([sys.executable, *words[1:], *small], check=True)
+
+
+def test_what_readme_repeats_stands_so_on_the_page_it_is_from():
+    readme, *pages = (page.read_text() for page in PAGES)
+    repeated = [code for _, code in BLOCK.findall(readme) if "[dev]" not in code]
+    repeated += re.findall(r"^\| `.*$", readme, re.MULTILINE)  # the table of worlds
+    assert len(repeated) > 5 and [text for text in repeated if not any(text in page for page in pages)] == []
 
 
 def slug(heading):

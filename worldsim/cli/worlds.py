@@ -25,16 +25,22 @@ def main(config: DictConfig) -> None:
 def describe(folder: Path) -> str:
     """Returns a world's name, id, game, actions, training minutes and measurements as a few lines."""
     facts = _read(folder)
-    minutes = facts.get("provenance", {}).get("minutes")
+    minutes = _minutes(facts.get("provenance", {}))
     lines = [
         f"{folder.name}",
         f'  gym.make("{registration.gym_id(folder.name)}")    worldsim play world={folder.name}',
         f"  game     {facts['game']}, {facts['fps']:g} frames a second",
         f"  actions  {describe_space(facts.get('action_space'))}",
-        *([f"  trained  {minutes:g} minutes"] if minutes is not None else []),
+        *([f"  trained  {minutes:g} minutes"] if minutes else []),
         *([f"  measured {measured}"] if (measured := describe_metrics(facts.get("metrics", {}))) else []),
     ]
     return "\n".join(lines)
+
+
+def _minutes(provenance: dict[str, Any]) -> float:
+    """Returns for how long a world was trained, with the worlds that it began from."""
+    before = provenance.get("begun_from")
+    return (provenance.get("minutes") or 0) + (_minutes(before) if before else 0)
 
 
 def describe_space(space: dict[str, Any] | None) -> str:
