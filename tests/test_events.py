@@ -107,7 +107,7 @@ def test_episodes_too_short_to_begin_in_are_left_out(tmp_path):
     info = record(tmp_path / "short", episodes=2, steps=6, seed=9).info  # the second is cut: 3 of 6 steps are known
     store = EpisodeStore(tmp_path / "long", tmp_path / "short")
     assert info.has_rewards and not store.records[2].terminated
-    foreseen = events.foresee(Foreteller(lambda position: 0.1), store, [0, 2], starts=20)
+    foreseen = events.foresee(Foreteller(lambda position: 0.1), store, [0, 2], starts=100)
     assert len(foreseen) == 1
     assert events.termination(foreseen)["ends"] == WITHIN and events.reward(foreseen)["skill"] is not None
     assert events.termination([]) is events.reward([]) is None

@@ -377,6 +377,7 @@ def test_eval_refuses_training_episodes_and_other_games(tmp_path):
 class Copying:
     """Somebody else's world model: it shows the last real frame for ever."""
 
+    fingerprint = "copying"
     window = 2
 
     def reset(self, starts, seed=0):

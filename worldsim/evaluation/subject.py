@@ -53,7 +53,8 @@ class Step:
 class Subject(Protocol):
     """A world model under measurement. `window` is how many real frames it wants to begin with.
 
-    It may also have `reconstruct(frames [n H W 3]) -> [n H W 3]` (its codec), and is measured on that too.
+    It may also have `reconstruct(frames [n H W 3]) -> [n H W 3]` (its codec), and is measured on that too; and a
+    `fingerprint`, without which an evaluation that was killed begins anew.
     """
 
     window: int
