@@ -136,7 +136,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     oldest = {kind: by_age.get(OLDEST) for kind, by_age in (row["things"] or {}).items()}
     return (
-        row["world"],
+        row["world"].removesuffix("/world"),
         row["steps"],
         f"{row['flow_map_error']:.3f}",
         _mean(row["detail"]),
@@ -166,7 +166,8 @@ def plot(rows: list[dict[str, Any]], path: Any) -> None:
         for world in dict.fromkeys(row["world"] for row in shown):
             mine = [row for row in shown if row["world"] == world]
             values = [row[name]["mean"] if name == "detail" else row[name] for row in mine]
-            axes.semilogx([row["milliseconds"]["1"] for row in mine], values, marker="o", label=world)
+            label = world.removesuffix("/world")
+            axes.semilogx([row["milliseconds"]["1"] for row in mine], values, marker="o", label=label)
         axes.axhline(1.0, color="grey", linestyle=":")
         axes.set_xlabel("milliseconds a frame, one row")
         axes.set_title(name)
