@@ -119,8 +119,9 @@ class ClipTable:
             known[led] = rewards is not None or not store.info.has_rewards  # where no game has any, all are 0
             terminated[first + record.num_observations - 1] = record.terminated
         self._facts = [x.to(device) for x in (action, reward, terminated, known)]
-        places = [(r.shard, r.observation_start + t) for r in store.records for t in range(r.num_observations)]
-        self._places = np.array(places).T  # in which shard each row's frame is kept, and where
+        counted = [(r.shard, r.observation_start + np.arange(r.num_observations)) for r in store.records]
+        places = [(np.full(len(at), shard), at) for shard, at in counted]
+        self._places = np.concatenate(places, 1)  # in which shard each row's frame is kept, and where
         self._frames = self._on_device(torch.device(device))
 
     def _on_device(self, device: torch.device) -> Tensor | None:
