@@ -313,7 +313,7 @@ def test_another_import_s_remains_are_not_in_the_way(tmp_path):
     assert write_import(tmp_path / "out", info, [episode]) == 3 and not (tmp_path / "out.partial").exists()
     with EpisodeWriter(tmp_path / "again.partial", info) as writer:
         writer.append(replace(episode, observations=episode.observations + 1))
-    with pytest.raises(ValueError, match="is removed; run the same command again"):
+    with pytest.raises(ValueError, match="is removed; run this again"):
         write_import(tmp_path / "again", info, [episode])
     assert write_import(tmp_path / "again", info, [episode]) == 3
 

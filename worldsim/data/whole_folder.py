@@ -38,14 +38,11 @@ def write_import(
     with EpisodeWriter(folder, info) as writer:
         try:
             new = _append_missing(writer, episodes, progress)
-        except _OtherImport as error:
+        except ValueError as error:
             if folder != out:
                 shutil.rmtree(folder)
-                raise ValueError(f"{folder} was another import's and is removed; run the same command again") from error
-            raise
-        except ValueError:
-            if folder != out:
-                shutil.rmtree(folder)
+                if isinstance(error, _OtherImport):
+                    raise ValueError(f"{folder} was another import's and is removed; run this again") from error
             raise
         if folder != out:
             os.replace(folder, out)
