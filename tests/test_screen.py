@@ -11,7 +11,18 @@ from gymnasium import spaces
 from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore, EpisodeWriter
 from worldsim.play.preview import Preview, free_corner
-from worldsim.play.screen import Grabber, Held, ScreenGame, _known, key_name, layout_of, record_screen, without_unused
+from worldsim.play.screen import (
+    STILL,
+    Grabber,
+    Held,
+    ScreenGame,
+    _known,
+    key_name,
+    layout_of,
+    record_screen,
+    see,
+    without_unused,
+)
 
 FPS = 200
 
@@ -141,6 +152,47 @@ def test_a_recording_that_uses_all_is_moved_as_it_is(tmp_path):
     recorded(tmp_path / "raw", Desk({1: [("down", "w")], 2: [("down", "space")]}))
     without_unused(tmp_path / "raw", tmp_path / "data", ("w", "space"), False, pytest.fail)
     assert EpisodeStore(tmp_path / "data").info.action_space == spaces.MultiBinary(2)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list whose only number is what time it is."""
+    now = [0.0]
+    monkeypatch.setattr("worldsim.play.screen.time.perf_counter", lambda: now[0])
+    return now
+
+
+def test_what_comes_after_a_picture_was_drawn_leads_to_the_next_one(clock):
+    held = Held(("w", "a"), True)
+    for at, key, down in ((1.0, "w", True), (3.0, "a", True), (3.5, "a", False)):
+        clock[0] = at
+        held.heard(key, down)
+        held.moved(at, 0)
+    assert held.take(until=2.0).tolist() == [0, 0, 1, 0]
+    assert held.take(until=4.0).tolist() == [2.5, 0, 1, 1]  # a tap counts, and w is still held
+    assert held.take(until=5.0).tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("up", "counts"), [(1.2, False), (1.4, True)])
+def test_a_key_that_went_up_before_the_game_looked_again_was_not_held_for_it(clock, up, counts):
+    held = Held(("w",), False)
+    for at, down in ((0.5, True), (up, False)):
+        clock[0] = at
+        held.heard("w", down)
+    assert held.take(until=1.0).tolist() == [1]
+    assert held.take(until=2.0, looked=1.3).tolist() == [counts]
+    assert held.take(until=3.0).tolist() == [0]
+
+
+def test_a_frame_is_as_old_as_its_last_drawing(clock):
+    clock[0] = 10.0
+    assert see(lambda: "frame", tuple, 9.0) == ("frame", 10.0, 9.0)  # nobody tells
+    assert see(lambda: "frame", lambda: (9.0, 9.97, 9.98, 9.99), 9.96) == ("frame", 9.99, 9.97)
+    assert see(lambda: "frame", lambda: (1.0, 2.0), 9.0) == ("frame", 10.0 - STILL, 9.0)  # still since long ago
+    assert see(lambda: "frame", lambda: (9.98, 9.99), 9.0) == ("frame", 9.99, 9.0)  # what came before is forgotten
+    drawings = iter([(9.0,), (9.0, 9.99), (9.0, 9.99), (9.0, 9.99)])
+    frames = iter(["drawn meanwhile", "frame"])
+    assert see(lambda: next(frames), lambda: next(drawings), 8.0) == ("frame", 9.99, 8.0)
 
 
 def test_layouts_hold_what_is_taken():

@@ -11,8 +11,9 @@ import shutil
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,10 +28,12 @@ from worldsim.data.action_files import key_name as named
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.data.index import FACTS, read_info
 from worldsim.data.whole_folder import write_import
+from worldsim.play.drawn import Drawn
 from worldsim.play.preview import Area, Preview, free_corner, window_side
 from worldsim.play.tape import Tape
 
 FARTHEST = 200.0  # pixels that the mouse is seen to move in a frame, each way
+STILL = 0.05  # seconds: a key this old counts, whether or not it changed the picture
 START, END, STOP = "f8", "f9", "f10"
 NAMES = {  # pynput's names of keys to pygame's
     **{f"{key}{side}": f"left {key}" for key in ("shift", "ctrl", "alt") for side in ("", "_l")},
@@ -57,34 +60,44 @@ class Held:
 
     def __init__(self, keys: tuple[str, ...], mouse: bool):
         self._keys, self._mouse, self._lock = keys, mouse, threading.Lock()
-        self._down: set[str] = set()
-        self._held: set[str] = set()  # at any moment since the last frame
-        self._way = np.zeros(2)
+        self._pressed: set[str] = set()  # now
+        self._down: set[str] = set()  # as far as taken
         self._place: np.ndarray | None = None
+        self._keys_heard: deque[tuple[float, str, bool]] = deque()  # not taken yet
+        self._places: deque[tuple[float, np.ndarray]] = deque()
         self._asked: list[str] = []
 
     def heard(self, key: str, down: bool) -> None:
         """Takes in a key that went down or up."""
         with self._lock:
-            if down and key not in self._down:
-                self._asked += [key] if key in (START, END, STOP) else []
-                self._held.add(key)
-            (self._down.add if down else self._down.discard)(key)
+            if down and key not in self._pressed and key in (START, END, STOP):
+                self._asked.append(key)
+            (self._pressed.add if down else self._pressed.discard)(key)
+            self._keys_heard.append((time.perf_counter(), key, down))
 
     def moved(self, x: float, y: float) -> None:
         """Takes in where the pointer is."""
         with self._lock:
-            place = np.array([x, y], float)
-            self._way += 0 if self._place is None else place - self._place
-            self._place = place
+            self._places.append((time.perf_counter(), np.array([x, y], float)))
 
-    def take(self) -> np.ndarray:
-        """Returns the packed action since the last call: the mouse's way where it counts, then the keys."""
+    def take(self, until: float = np.inf, looked: float = -np.inf) -> np.ndarray:
+        """Returns the packed action from the last call to a moment: the mouse's way where it counts, then the keys.
+
+        A key from before that went up before the game `looked` again was not held for it.
+        """
         with self._lock:
-            way = np.clip(self._way, -FARTHEST, FARTHEST) if self._mouse else np.zeros(0)
-            row = np.concatenate((way, [float(key in self._held) for key in self._keys]))
-            self._held, self._way = set(self._down), np.zeros(2)
-        return row
+            held, pressed, way = set(self._down), set(), np.zeros(2)
+            while self._keys_heard and self._keys_heard[0][0] <= until:
+                at, key, down = self._keys_heard.popleft()
+                pressed |= {key} if down else set()
+                held -= {key} if at <= looked else set()
+                (self._down.add if down else self._down.discard)(key)
+            while self._places and self._places[0][0] <= until:
+                _, place = self._places.popleft()
+                way += 0 if self._place is None else place - self._place
+                self._place = place
+        way = np.clip(way, -FARTHEST, FARTHEST) if self._mouse else np.zeros(0)
+        return np.concatenate((way, [float(key in held | pressed) for key in self._keys]))
 
     def asked(self) -> list[str]:
         """Returns the hotkeys pressed since the last call."""
@@ -120,6 +133,24 @@ class Pace:
         return f"interval p50 {middle:.1f} ms, p95 {late:.1f} ms, {self.missed} frames missed"
 
 
+def see(
+    grab: Callable[[], np.ndarray], drawn: Callable[[], tuple[float, ...]], before: float
+) -> tuple[np.ndarray, float, float]:
+    """Returns a frame, when it was drawn, and when the first one since a moment `before` was.
+
+    What is done after a frame was drawn leads to the next one. Where nobody tells, it was drawn as it is grabbed.
+    """
+    for _ in range(3):
+        now, times = time.perf_counter(), drawn()
+        frame = grab()
+        if drawn() == times:  # not drawn anew meanwhile
+            break
+    if not times:
+        return frame, now, before
+    looked = next((at for at in times if at > before), before) if times[0] <= before else before
+    return frame, max(times[-1], now - STILL), looked
+
+
 def record_screen(
     grab: Callable[[], np.ndarray],
     inputs: Inputs,
@@ -131,18 +162,19 @@ def record_screen(
     say: Callable[[str], Any] = print,
     waits: bool = True,
     show: Callable[[np.ndarray, int], Any] = lambda frame, frames: None,
+    drawn: Callable[[], tuple[float, ...]] = tuple,
 ) -> Pace:
     """Records until `writer` holds so many frames or F10 is pressed; F8 starts and pauses, F9 ends an episode.
 
     The action of a step is what happened between its two frames. With `waits` nothing is recorded until F8. `show`
-    gets every frame and how many there are.
+    gets every frame and how many there are. `drawn` tells when the screen was drawn, if anything does.
     """
     pace, running, period = Pace(), not waits, 1 / writer.info.fps
     tape = Tape(writer, max_episode_steps)
     inputs.start(held.heard, held.moved)
     say(f"{START.upper()} {'starts' if waits else 'pauses'}, {END.upper()} ends an episode, {STOP.upper()} stops")
     due = time.perf_counter()
-    last: float | None = None
+    last, until = None, -np.inf
     try:
         while writer.num_frames + tape.pending < frames:
             asked = held.asked()
@@ -158,7 +190,8 @@ def record_screen(
             time.sleep(max(0.0, due - time.perf_counter()) if running else period)
             if not running:
                 continue
-            action, frame, now = held.take(), grab(), time.perf_counter()
+            frame, until, looked = see(grab, drawn, until)
+            action, now = held.take(until, looked), time.perf_counter()
             if tape.pending:
                 tape.add(action, None, frame, terminated=False)
             else:
@@ -258,9 +291,15 @@ class ScreenGame:
                 say(f"{out} records {', '.join(keys) or 'no key'}, and not {', '.join(other)}; another out= can")
         else:
             keys, mouse, info, folder = self.names, self.mouse, self.info(), out.with_name(f"{out.name}.recording")
-        with EpisodeWriter(folder, info) as writer, self._preview(grabber.screen, place, say) as show:
+        with (
+            EpisodeWriter(folder, info) as writer,
+            self._preview(grabber.screen, place, say) as show,
+            closing(Drawn(place)) as drawn,
+        ):
             held = Held(keys, mouse)
-            pace = record_screen(grabber, inputs, writer, held, frames, max_episode_steps, progress, say, show=show)
+            pace = record_screen(
+                grabber, inputs, writer, held, frames, max_episode_steps, progress, say, show=show, drawn=drawn
+            )
             empty = not writer.records
         if empty:
             raise ValueError("nothing was recorded: F8 starts, and a recording wants two frames at least")
