@@ -1,6 +1,7 @@
 """Recording the screen: what was done between two frames, with a screen and devices that a test plays."""
 
 import sys
+import time
 import types
 from dataclasses import replace
 
@@ -46,8 +47,6 @@ class Desk:
 
     def grab(self):
         if self.count in self.slow:
-            import time
-
             time.sleep(5 / FPS)
         frame = np.full((16, 16, 3), self.count, np.uint8)
         self.count += 1
@@ -185,14 +184,43 @@ def test_a_key_that_went_up_before_the_game_looked_again_was_not_held_for_it(clo
 
 
 def test_a_frame_is_as_old_as_its_last_drawing(clock):
-    clock[0] = 10.0
-    assert see(lambda: "frame", tuple, 9.0) == ("frame", 10.0, 9.0)  # nobody tells
-    assert see(lambda: "frame", lambda: (9.0, 9.97, 9.98, 9.99), 9.96) == ("frame", 9.99, 9.97)
-    assert see(lambda: "frame", lambda: (1.0, 2.0), 9.0) == ("frame", 10.0 - STILL, 9.0)  # still since long ago
-    assert see(lambda: "frame", lambda: (9.98, 9.99), 9.0) == ("frame", 9.99, 9.0)  # what came before is forgotten
+    clock[0], frame = 10.0, np.zeros((2, 2, 3))
+
+    def seen(times, before, shown=frame):
+        return see(lambda: frame, lambda: times, before, shown)[1:]
+
+    assert seen((), 9.0) == (10.0, 9.0)  # nobody tells
+    assert seen((9.0, 9.97, 9.98, 9.99), 9.96) == (9.99, 9.97)
+    assert seen((1.0, 2.0), 9.0) == (10.0 - STILL, 9.0)  # still since long ago
+    assert seen((1.0, 2.0), 9.0, frame + 1) == (10.0, 9.0)  # it changed all the same: nobody tells
+    assert seen((9.98, 9.99), 9.0) == (9.99, 9.0)  # what came before is forgotten
+
+
+@pytest.mark.parametrize(("took", "grabs"), [(0.001, 2), (0.02, 1)])
+def test_what_is_drawn_while_it_is_grabbed_is_grabbed_again_where_that_is_quick(clock, took, grabs):
+    clock[0], count = 10.0, []
     drawings = iter([(9.0,), (9.0, 9.99), (9.0, 9.99), (9.0, 9.99)])
-    frames = iter(["drawn meanwhile", "frame"])
-    assert see(lambda: next(frames), lambda: next(drawings), 8.0) == ("frame", 9.99, 8.0)
+
+    def grab():
+        clock[0] += took
+        count.append(1)
+        return np.zeros(1)
+
+    assert see(grab, lambda: next(drawings), 8.0, None)[1] == (9.99 if grabs == 2 else 10.0 - STILL)
+    assert len(count) == grabs
+
+
+def test_keys_stand_with_the_frame_that_was_drawn_after_them(tmp_path):
+    events, drawn = {3: [("down", "w")]}, [time.perf_counter() - 4 / FPS]
+
+    def show(frame, frames):
+        drawn[0] = time.perf_counter() - 4 / FPS  # of the next frame: it is four frames old when it is grabbed
+
+    how = {"keys": ("w",), "frames": 20}
+    late, _, _ = recorded(tmp_path / "late", Desk(events), **how, drawn=lambda: (-np.inf, drawn[0]), show=show)
+    plain, _, _ = recorded(tmp_path / "plain", Desk(events), **how)
+    first, usual = (int(np.flatnonzero(store.actions(0)[:, 0])[0]) for store in (late, plain))
+    assert usual == 2 and first >= usual + 2
 
 
 def test_layouts_hold_what_is_taken():

@@ -107,7 +107,7 @@ def test_actions_are_those_that_the_game_saw_before_the_frame(played):
             exact.append(told == did[0])
             near.append(all(any((key in told) == (key in keys) for keys in did) for key in KEYS))
     print(f"aligned: {np.mean(exact):.4f} exactly, {np.mean(near):.4f} within one of the game's own frames (17 ms)")
-    assert len(exact) >= FRAMES - 3 and np.mean(exact) >= 0.995 and np.mean(near) >= 0.999
+    assert len(exact) >= FRAMES - 3 and np.mean(exact) >= 0.99 and np.mean(near) >= 0.999
     middle, late, missed = map(
         float, re.search(r"p50 ([\d.]+) ms, p95 ([\d.]+) ms, (\d+) frames missed", said).groups()
     )

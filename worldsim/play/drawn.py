@@ -12,9 +12,9 @@ import threading
 from time import perf_counter
 from typing import Any
 
+from worldsim.play.preview import Area
+
 KEPT = 256  # drawings
-Area = tuple[int, int, int, int]
-"""x, y, width and height, in pixels."""
 
 
 class Drawn:
@@ -37,9 +37,11 @@ class Drawn:
             self._thread.join()
 
     def _listen(self) -> None:
-        from Xlib import display, error
-        from Xlib.ext import damage
-
+        try:
+            from Xlib import display, error
+            from Xlib.ext import damage
+        except ImportError:
+            return  # whoever listens to the keys says what is missing
         try:
             screen = display.Display()
             if screen.query_extension(damage.extname) is None:
@@ -55,7 +57,7 @@ class Drawn:
                     if event.type == screen.extension_event.DamageNotify and _touch(event.area, self._place):
                         self._times = (*self._times[1 - KEPT :], perf_counter())
             screen.close()
-        except (error.DisplayError, error.ConnectionClosedError, OSError):
+        except (error.DisplayError, error.ConnectionClosedError, error.XError, OSError):
             pass  # there is no such screen, or no longer: whoever grabs it says so
         finally:
             self._times = ()

@@ -33,6 +33,7 @@ from worldsim.play.preview import Area, Preview, free_corner, window_side
 from worldsim.play.tape import Tape
 
 FARTHEST = 200.0  # pixels that the mouse is seen to move in a frame, each way
+QUICK = 0.005  # seconds: what takes longer to grab is drawn meanwhile again and again
 STILL = 0.05  # seconds: a key this old counts, whether or not it changed the picture
 START, END, STOP = "f8", "f9", "f10"
 NAMES = {  # pynput's names of keys to pygame's
@@ -134,18 +135,18 @@ class Pace:
 
 
 def see(
-    grab: Callable[[], np.ndarray], drawn: Callable[[], tuple[float, ...]], before: float
+    grab: Callable[[], np.ndarray], drawn: Callable[[], tuple[float, ...]], before: float, shown: np.ndarray | None
 ) -> tuple[np.ndarray, float, float]:
-    """Returns a frame, when it was drawn, and when the first one since a moment `before` was.
+    """Returns a frame, when it was drawn, and when the first one since a moment `before` was, where `shown` came.
 
     What is done after a frame was drawn leads to the next one. Where nobody tells, it was drawn as it is grabbed.
     """
     for _ in range(3):
         now, times = time.perf_counter(), drawn()
         frame = grab()
-        if drawn() == times:  # not drawn anew meanwhile
+        if drawn() == times or time.perf_counter() - now > QUICK:  # not drawn anew meanwhile, or always
             break
-    if not times:
+    if not times or (times[-1] <= before and shown is not None and not np.array_equal(frame, shown)):
         return frame, now, before
     looked = next((at for at in times if at > before), before) if times[0] <= before else before
     return frame, max(times[-1], now - STILL), looked
@@ -174,7 +175,7 @@ def record_screen(
     inputs.start(held.heard, held.moved)
     say(f"{START.upper()} {'starts' if waits else 'pauses'}, {END.upper()} ends an episode, {STOP.upper()} stops")
     due = time.perf_counter()
-    last, until = None, -np.inf
+    last, until, shown = None, -np.inf, None
     try:
         while writer.num_frames + tape.pending < frames:
             asked = held.asked()
@@ -189,9 +190,10 @@ def record_screen(
                 due, last = time.perf_counter(), None
             time.sleep(max(0.0, due - time.perf_counter()) if running else period)
             if not running:
+                held.take()
                 continue
-            frame, until, looked = see(grab, drawn, until)
-            action, now = held.take(until, looked), time.perf_counter()
+            frame, until, looked = see(grab, drawn, until, shown)
+            action, now, shown = held.take(until, looked), time.perf_counter(), frame
             if tape.pending:
                 tape.add(action, None, frame, terminated=False)
             else:
