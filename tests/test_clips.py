@@ -90,6 +90,19 @@ def test_a_step_draws_the_same_windows_in_every_run_and_others_than_the_next_ste
     assert first.windows(7, 20) == again.windows(7, 20) != first.windows(8, 20)
 
 
+def test_where_an_episodes_frames_differ_is_told_where_it_is_asked_for(tmp_path):
+    class Two(PixelCodec):  # on the left the episode's number, on the right the step's
+        latent_shape = (1, 1, 2)
+
+        def encode(self, frames):
+            return frames[..., 0, 0, :2].float()[..., None, None, :]
+
+    latents = encode_dataset(record(tmp_path / "data"), Two(), tmp_path / "latents", "two")
+    clip = ClipTable(latents, CODEC, tells_scenery=True).clips([(1, 2), (2, -1)], 4)
+    assert clip.varies.shape == (2, 4, 1, 2) and clip.varies.flatten(0, 2).tolist() == [[False, True]] * 8
+    assert ClipTable(latents, CODEC).clips([(1, 2)], 4).varies is None
+
+
 def test_frames_before_the_episode_repeat_its_first(latents):
     frames = frame_batch(latents.store, [(1, -2), (0, 3)], 4)
     assert frames.shape == (2, 4, 16, 16, 3) and frames[0, :, 0, 0, 1].tolist() == [0, 0, 0, 1]

@@ -403,6 +403,27 @@ def test_faults_lie_where_there_is_something_to_miss_or_to_add():
     assert gone.any() and new.any() and not (gone & new).any()  # one instead of another would look sound
 
 
+def test_scenery_is_never_missing_and_never_put_elsewhere():
+    """Each clip has scenery of its own on the left, which differs from the usual, and a thing on the right."""
+    clip, faults = random_clip(32, 5, (1, 32, 32), CODEC), [0, 0]
+    latents, rng = torch.zeros_like(clip.latents), np.random.default_rng(0)
+    for row in range(32):
+        latents[row, :, :, row // 2 : row // 2 + 8, :16] = 10.0
+        latents[row, :, :, rng.integers(28) :, :][..., :3, 20:23] = 1.0
+    varies = torch.zeros(32, 5, 32, 32, dtype=torch.bool)
+    varies[..., 17:] = True
+    for told, places in enumerate((None, varies)):
+        seen = faulty_history(
+            replace(clip, latents=latents, varies=places),
+            DenoisingConfig(faulty_share=1.0),
+            Draws(latents, generator()),
+        )
+        wrong = seen.latents != latents
+        faults[told] = int(((seen.latents == 10) != (latents == 10)).sum())
+        assert wrong.flatten(1).any(1).float().mean() > 0.8  # things are wrong all the same
+    assert faults[0] > 1000 and faults[1] == 0
+
+
 def test_faulty_histories_are_learned_from_where_it_is_decided_what_is_there():
     seen = []
 

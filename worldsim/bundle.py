@@ -49,7 +49,7 @@ from worldsim.types import Clip, Forecaster, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
 FORMAT_VERSION = 2
-PROMPT = [field.name for field in fields(Clip) if field.name != "frames"]  # what is kept of a clip
+PROMPT = [field.name for field in fields(Clip) if field.name not in ("frames", "varies")]  # what is kept of a clip
 WORLDS = Path(__file__).parent / "worlds"
 MODULES = {
     "ConvAutoencoder": (ConvAutoencoder, ConvAutoencoderConfig),

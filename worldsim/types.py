@@ -87,6 +87,7 @@ class Clip(Rows):
     terminated: Tensor  # [b t] bool
     known: Tensor  # [b t] bool; True where reward and terminated were recorded
     frames: Tensor | None = None  # uint8 [b t H W 3], where a forecaster looks at pictures
+    varies: Tensor | None = None  # bool [b t h w], where the episode's frames differ, alike in all t; None: anywhere
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from worldsim.data.episodes import EpisodeStore
 from worldsim.data.latents import LatentStore
 from worldsim.types import Clip
 
+LOOKED_AT = 256  # frames of an episode, by which it is told what varies
+VARIES = 0.1  # of latents, whose deviation is about half of 1
+
 
 class WindowSampler:
     """Draws windows of `length` frames that end on a uniformly drawn frame with an action before it.
@@ -98,10 +101,18 @@ class ClipTable:
     """A data set as tables, a row for each frame: clips are read by number, many at once, without a loop in Python.
 
     Actions and outcomes are on `device`. So are the frames on a GPU that has room for them; else they stay on disk.
+    With `tells_scenery` clips also say where their episodes' frames differ.
     """
 
-    def __init__(self, latents: LatentStore, codec: ActionCodec, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        latents: LatentStore,
+        codec: ActionCodec,
+        device: torch.device | str = "cpu",
+        tells_scenery: bool = False,
+    ):
         store, self._latents = latents.store, latents
+        self._varies: dict[int, Tensor] | None = {} if tells_scenery else None  # by episode, as far as asked for
         lengths = torch.tensor([record.num_observations for record in store.records])
         self._first = (lengths.cumsum(0) - lengths).to(device)  # each episode's first row
         rows = int(lengths.sum())
@@ -150,7 +161,20 @@ class ClipTable:
         action = torch.where(valid[..., None], action, self._null)
         frames = self._from_disk(rows.cpu().numpy()) if self._frames is None else self._frames[rows]
         latents = self._latents.read(frames).to(valid.device) * valid[..., None, None, None]
-        return Clip(latents, action, valid, reward * valid, terminated & valid, known & valid)
+        varies = None
+        if self._varies is not None:
+            varies = torch.stack([self._scenery(index) for index, _ in windows]).to(valid.device)[:, None]
+            varies = varies.expand(*valid.shape, -1, -1)
+        return Clip(latents, action, valid, reward * valid, terminated & valid, known & valid, varies=varies)
+
+    def _scenery(self, index: int) -> Tensor:
+        """Returns where an episode's frames differ from one another, bool `[h w]`; of a long one some frames tell."""
+        assert self._varies is not None
+        if index not in self._varies:
+            stored = self._latents.stored(index)
+            frames = self._latents.read(torch.from_numpy(np.array(stored[:: len(stored) // LOOKED_AT + 1])))
+            self._varies[index] = (frames.amax(0) - frames.amin(0)).amax(0) > VARIES
+        return self._varies[index]
 
     def _from_disk(self, rows: np.ndarray) -> Tensor:
         shard, place = self._places[:, rows]

@@ -162,22 +162,27 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     Half of these clips show what is usual there, so that things are missing; the others also what another clip shows,
     or another place of their own, so that there are too many. None lacks one thing and has another instead: it would
     look sound, and of sound histories things would vanish that have no cause to. Squares lie where there is something
-    to miss or to add: what differs from the usual. No recording shows the way back from what dreams do wrong. The clips
-    are the last ones: the first are those that are resampled.
+    to miss or to add: what differs from the usual, and varies in its episode. What never does is scenery: to be told it
+    by heart teaches to put known scenery into an unknown place. No recording shows the way back from what dreams do
+    wrong. The clips are the last ones: the first are those that are resampled.
     """
     b, height, width = len(clip.latents), *clip.latents.shape[-2:]
     rows = math.ceil(b * config.faulty_share)
     if not rows:
         return clip
-    true = clip.latents[b - rows :, :-1]
-    usual = clip.latents[:, 0].median(0).values.expand_as(true)
-    other = clip.latents.roll(1, 0)[b - rows :, :-1]
+    anywhere = clip.latents.new_ones(*clip.latents.shape[:2], height, width)
+    varies = anywhere if clip.varies is None else clip.varies.to(anywhere.dtype)
+    seen = torch.cat((clip.latents, varies[:, :, None]), 2)  # what varies moves with what is seen
+    own, other = (x[b - rows :, :-1] for x in (seen, seen.roll(1, 0)))
     missing, other_clip = (draw.uniform(2, rows, 1, 1, 1, 1) < 0.5).unbind()
-    extra = torch.where(other_clip, other, _rolled(true, draw))
+    extra = torch.where(other_clip, other, _rolled(own, draw))
+    thing = torch.where(missing, own, extra)[:, :, -1:] > 0
+    true, extra = own[:, :, :-1], extra[:, :, :-1]
+    usual = clip.latents[:, 0].median(0).values.expand_as(true)
     free = _unusual(true, usual) <= FREE * _unusual(extra, usual)
-    wrong = torch.where(missing, usual, torch.where(free, extra, true))
+    wrong = torch.where(thing & (missing | free), torch.where(missing, usual, extra), true)
     count = draw.uniform(rows, 1, 1) * FAULTS
-    things = _unusual(torch.where(missing, true, extra), usual)[:, -1].flatten(1)
+    things = (thing * _unusual(torch.where(missing, true, extra), usual))[:, -1].flatten(1)
     heaped = (things + 1e-6).double().cumsum(1)
     y, x = (torch.arange(n, device=true.device) for n in (height, width))
     swapped = torch.zeros(rows, height, width, dtype=torch.bool, device=true.device)

@@ -220,7 +220,8 @@ def encode(run: Run, autoencoder: Codec) -> ClipTable:
         fingerprint = hashlib.sha256((run.folder / "codec" / "final.safetensors").read_bytes()).hexdigest()
         with run.processes.first_first():
             latents = encode_dataset(run.store, autoencoder, run.folder / "latents", fingerprint)
-    clips = ClipTable(latents, run.action_codec, run.torch_device)
+    faulty = run.preset.denoising.faulty_share > 0
+    clips = ClipTable(latents, run.action_codec, run.torch_device, tells_scenery=faulty)
     run.spend("encode", lambda left: time.monotonic() - start)
     return clips
 
