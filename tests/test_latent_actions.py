@@ -30,7 +30,8 @@ from worldsim.pipeline.latent_actions import (
     find_codes,
     keys_of_the_game,
     labelled,
-    learn_codes,
+    lessons,
+    taught,
     with_latent_actions,
 )
 from worldsim.types import WorldInfo
@@ -118,6 +119,34 @@ def test_the_loss_falls():
     assert after.parts["explained"] > before.parts["explained"] + 0.2
 
 
+@pytest.mark.slow
+def test_a_few_labels_say_which_of_two_that_walk_is_meant():
+    """Of 6,000 steps 300 have labels; another square walks at random beside the one that is meant."""
+
+    def beside(steps, seed):
+        (frames, ways), (others, _) = walk(steps, seed), walk(steps, seed + 50_000)
+        return np.maximum(frames, others[..., ::-1]), ways  # of another colour
+
+    told = {}
+    for labels in (0, 300):
+        found, (frames, ways) = model(codes=5, taught=5), map(torch.from_numpy, beside(6000, 1000))
+        clips = torch.stack((frames[:-2], frames[1:-1], frames[2:]), 1)
+        generator, optimizer = torch.Generator().manual_seed(0), torch.optim.Adam(found.parameters(), 3e-3)
+        for _ in range(600):
+            rows, known = (torch.randint(n, (32,), generator=generator) for n in (len(clips), max(labels, 1)))
+            batch = clips[torch.cat((rows, known))] if labels else clips[rows]
+            loss = latent_action_loss(found, batch, ways[known + 1] if labels else None, generator=generator)
+            optimizer.zero_grad()
+            loss.total.backward()
+            optimizer.step()
+        found.eval().requires_grad_(False)
+        found.codes.copy_(clusters(found.tell(frames[:1000]), 5, generator))
+        frames, ways = beside(400, 7)
+        told[labels] = information(found.label(torch.from_numpy(frames))[:, 0].long().numpy(), ways)
+    print(told)
+    assert told[300] > 0.8 > told[0] + 0.3
+
+
 def test_both_frames_are_shifted_alike():
     x = torch.arange(2 * 3 * 8 * 8.0).reshape(2, 3, 8, 8)
     first, second = _shifted(x, x + 1000, torch.Generator().manual_seed(0))
@@ -169,9 +198,9 @@ def test_keys_of_the_game_press_the_codes_that_go_with_them(tmp_path):
     code = np.array([3, 0, 2, 4, 1])
     info = replace(store.info, action_space=gym.spaces.Discrete(5), keymap={"rest": [0], "bindings": [], "mouse": []})
     latent = store.with_actions(info, [code[np.array(store.actions(i)).astype(int)] * 1.0 for i in range(4)])
-    keymap = keys_of_the_game(store, latent, 100)
+    keymap = keys_of_the_game(store, latent, {0: 40, 1: 40, 2: 20})
     assert {b["keys"][0]: b["set"]["0"] for b in keymap["bindings"]} == {"s": 0, "w": 2, "d": 4, "a": 1}
-    assert keys_of_the_game(recording(tmp_path / "mute", actions=False), latent, 100) is None
+    assert keys_of_the_game(recording(tmp_path / "mute", actions=False), latent, {}) is None
 
 
 def test_only_mixed_recordings_may_lack_actions_and_the_first_may_not(tmp_path):
@@ -269,29 +298,54 @@ def mixed(tmp_path):
         frames = np.array(store.observations(index))
         ways = np.array(store.actions(index))[:, 0] if index < 12 else truths[index - 12]
         ways_of |= {frames[i].tobytes() + frames[i + 1].tobytes(): way for i, way in enumerate(ways)}
-    return store, truths, told_by_truth(model(codes=5, numbers=2), ways_of)
+    found, ways = model(codes=5, numbers=2, completes=True, taught=5), torch.arange(5.0)
+    found.own.weight.data.copy_(torch.stack((2 * ways, 0 * ways), 1))  # -(told - way)^2, but for what all share
+    found.own.bias.data.copy_(-ways.square())
+    return store, truths, told_by_truth(found, ways_of)
 
 
 def test_mixed_recordings_keep_what_was_recorded_and_are_completed(mixed):
     store, truths, found = mixed
     assert store.actions(3) is not None and store.actions(14) is None and store.rewards(3) is None
-    run = type("R", (), {"store": store, "training_episodes": list(range(17)), "seed": 0})()
-    run.action_codec = ActionCodec(store.info.action_space)
-    learn_codes(found, run)
-    whole = completed(store, found, run.action_codec.table)
+    whole = completed(store, found, ActionCodec(store.info.action_space).table)
     assert np.array_equal(whole.actions(3), store.actions(3))
     assert [np.array(whole.actions(12 + i))[:, 0].tolist() for i in range(5)] == [list(way) for way in truths]
     assert pickle.loads(pickle.dumps(whole)).actions(14).shape == (30, 1)
     assert pickle.loads(pickle.dumps(store)).actions(14) is None
 
 
+def test_the_first_steps_are_taught_or_all_that_mixed_recordings_have(mixed, tmp_path):
+    run = SimpleNamespace(store=mixed[0], training_episodes=list(range(1, 17)), labels=0)
+    assert taught(run) == dict.fromkeys(range(1, 12), 40)
+    run.store, run.training_episodes = recording(tmp_path / "data"), [1, 2, 3]
+    assert taught(run) == {}
+    run.labels = 70
+    assert taught(run) == {1: 40, 2: 30}
+    run.store = recording(tmp_path / "silent", actions=False)
+    with pytest.raises(ValueError, match="expected training episodes with actions for labels=, found none"):
+        taught(run)
+
+
+def test_a_clip_that_is_taught_ends_with_the_step_that_its_label_names(tmp_path):
+    run = SimpleNamespace(store=recording(tmp_path), training_episodes=[1, 2, 3], labels=50, seed=0)
+    run.action_codec = ActionCodec(run.store.info.action_space)
+    batch, named = lessons(run), []
+    for step in range(3):
+        clips, taken = batch(step)
+        assert len(clips) == 2 * len(taken) and torch.equal(clips, batch(step)[0])
+        for clip, way in zip(clips.numpy()[len(taken) :], taken.tolist(), strict=True):
+            named.append(clip[-1].tobytes())
+            assert ways_between(clip[1:]).item() == way
+    ends = [run.store.observations(index)[count] for index, count in ((1, 1), (1, 40), (2, 10))]
+    assert all(frame.tobytes() in named for frame in ends)  # the first step, and the last one that is taught
+    run.labels = 0
+    assert lessons(run)(0)[1] is None
+
+
 def test_labels_are_written_as_a_file_that_import_takes(mixed, tmp_path, monkeypatch, capsys):
     store, truths, found = mixed
-    run = type("R", (), {"store": store, "training_episodes": list(range(17)), "seed": 0})()
-    run.action_codec = ActionCodec(store.info.action_space)
-    learn_codes(found, run)
     info = WorldInfo("walks", "walk", 15.0, store.info.action_space, (SIDE, SIDE, 3))
-    world = SimpleNamespace(latent=found, info=info, action_codec=run.action_codec)
+    world = SimpleNamespace(latent=found, info=info, action_codec=ActionCodec(store.info.action_space))
     monkeypatch.setattr(bundle, "load", lambda *_: world)
     out = tmp_path / "labels.csv"
     assert main(["label", "world=x", f"data={tmp_path / 'mute'}", f"out={out}"]) == 0
@@ -376,6 +430,7 @@ def test_wrong_arguments_are_refused(tmp_path, capsys):
         (["actions=guessed"], "expected actions=recorded, actions=latent or actions=mixed"),
         (["actions=latent", "codes=1"], "expected codes from 2 to 64"),
         (["actions=latent", "codes=0", "labels=100"], "expected labels= a whole number of steps, and codes"),
+        (["actions=mixed", "labels=100"], "expected labels= with actions=latent, found actions=mixed"),
     ):
         assert main([*base, *more]) == 2
         assert message in capsys.readouterr().err
@@ -384,10 +439,16 @@ def test_wrong_arguments_are_refused(tmp_path, capsys):
 def test_a_world_that_is_trained_on_keeps_what_its_latent_actions_mean(tmp_path):
     begun = tiny_world(latent={"codes": 4})
     run = SimpleNamespace(
-        begun=begun, begin_from="old", torch_device="cpu", latent=partial(LatentActionConfig, codes=4, width=8)
+        begun=begun,
+        begin_from="old",
+        torch_device="cpu",
+        latent=partial(LatentActionConfig, codes=4, width=8),
+        labels=0,
     )
     run.store = SimpleNamespace(mixed=False, info=SimpleNamespace(observation_shape=begun.info.frame_shape))
     run.action_codec = ActionCodec(gym.spaces.Discrete(4))
+    assert _begun(run) is begun.latent
+    begun.latent.config = replace(begun.latent.config, taught=4)  # by labels that are not there any longer
     assert _begun(run) is begun.latent
     for other in (replace(begun.latent.config, codes=5), None):
         run.begun = SimpleNamespace(latent=begun.latent, takes_latent_actions=other is not None)

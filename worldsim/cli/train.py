@@ -59,6 +59,10 @@ def _latent(config: DictConfig) -> Callable[..., Any] | None:
         raise ValueError(f"expected actions=recorded, actions=latent or actions=mixed, found {config.actions}")
     if not isinstance(config.labels, int) or config.labels < 0 or (config.labels and not config.codes):
         raise ValueError(f"expected labels= a whole number of steps, and codes, found labels={config.labels}")
+    if config.labels and config.actions != "latent":
+        raise ValueError(
+            f"expected labels= with actions=latent, found actions={config.actions}, which takes all there are"
+        )
     if config.actions == "recorded":
         return None
     return partial(LatentActionConfig, codes=config.codes, numbers=config.numbers)

@@ -1,7 +1,7 @@
-"""Latent actions: what happened between two frames, named without labels, for videos that nobody labelled.
+"""Latent actions: what happened between two frames, named for videos that nobody labelled, or of which a little is.
 
 Here as an inverse model, which tells it in a few numbers, and a forward model, which must make the next frame of them:
-what the frames before already tell need not be told. Codes are clusters of such numbers.
+what the frames before already tell need not be told. Codes are clusters of such numbers, or the game's own actions.
 Leaves out the world, whose dynamics take numbers or codes as its actions.
 
 Sources: Bruce et al. 2024 (latent actions in video), Schmidt and Jiang 2024 (inverse and forward model), Gao et al.
@@ -39,6 +39,7 @@ class LatentActionConfig:
     numbers: int = 4
     width: int = 32
     completes: bool = False  # codes are the game's own actions, for recordings that lack some of them
+    taught: int = 0  # of the game's own actions, which labels teach; 0: none
 
     def __post_init__(self):
         if (self.codes and self.codes not in CODES) or self.numbers not in NUMBERS:
@@ -78,6 +79,7 @@ class LatentActions(nn.Module):
             *(x for a, b in pairwise(sizes) for x in (nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()))
         )
         self.head = nn.Linear(2 * sizes[-1], 2 * config.numbers)
+        self.own = nn.Linear(config.numbers, config.taught) if config.taught else None  # the game's action, of numbers
         levels = 3 if h % 4 == 0 and w % 4 == 0 else 1
         widths = (width, 2 * width, 3 * width)[:levels]
         self.unet = UNet(UNetConfig((c, h, w), config.numbers, WINDOW, widths, attention=False, condition_width=128))
@@ -102,7 +104,9 @@ class LatentActions(nn.Module):
         return self.packed(self.tell(frames))
 
     def packed(self, told: Tensor) -> Tensor:
-        """Returns the packed latent actions `[n k]` of numbers `[n numbers]`: the nearest codes, or the numbers."""
+        """Returns the packed latent actions `[n k]` of numbers `[n numbers]`: codes, the nearest, or the numbers."""
+        if self.config.completes and self.own is not None:
+            return self.own(told).argmax(-1)[:, None].double()
         return torch.cdist(told, self.codes).argmin(-1)[:, None].double() if self.config.codes else told.double()
 
     @torch.no_grad()

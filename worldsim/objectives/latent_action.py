@@ -1,9 +1,10 @@
 """The loss that makes latent actions: the next frame, rebuilt from the frames before and a name of what happened.
 
 Here with what keeps the name honest: a price on what it tells, and frames that the inverse model sees shifted, so that
-it names what moves and not where. Leaves out labels.
+it names what moves and not where. A few labels say which of all that moves is meant.
 
-Sources: Higgins et al. 2017 and Gao et al. 2025 (a price on information), Kingma et al. 2016 (free bits).
+Sources: Higgins et al. 2017 and Gao et al. 2025 (a price on information), Kingma et al. 2016 (free bits), Nikulin et
+al. 2025 (a few labels, where other things move too).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.models.latent_action import WINDOW, LatentActions
+from worldsim.models.latent_action import REACH, WINDOW, LatentActions
 from worldsim.types import Loss
 
 CHANGED, MORE = 0.05, 4.0  # pixels in [-1, 1] that change by so much count so many times more
@@ -20,17 +21,30 @@ SHIFT = 2  # positions
 BETA, FREE = 1e-3, 0.1  # of the information of a latent number, and what is free of it (nats)
 
 
-def latent_action_loss(model: LatentActions, frames: Tensor, *, generator: torch.Generator) -> Loss:
-    """Returns the loss of clips, uint8 `[b 3 H W 3]`: two past frames, and the one to be named and rebuilt."""
+def latent_action_loss(
+    model: LatentActions, frames: Tensor, taken: Tensor | None = None, *, generator: torch.Generator
+) -> Loss:
+    """Returns the loss of clips, uint8 `[b 3 H W 3]`: two past frames, and the one to be named and rebuilt.
+
+    `taken [l]` are the numbers of the game's own actions in the last clips, where labels teach them.
+    """
     folded = model.pixels.encode(frames)
     past, after = folded[:, :WINDOW], folded[:, WINDOW]
     before = past[:, -1]
-    action, cost, nats = _drawn(model.infer(*_shifted(before, after, generator)).float(), generator)
+    inferred = model.infer(*_shifted(before, after, generator)).float()
+    action, cost, nats = _drawn(inferred, generator)
     rebuilt = model.following(past, action).float()
     weight = 1 + MORE * ((after - before).abs().amax(1, keepdim=True) > CHANGED)
     error = (weight * (rebuilt - after).square()).mean()
     still = (weight * (before - after).square()).mean()
-    return Loss(error / still.clamp_min(1e-4).detach() + cost, {"explained": 1 - error.detach() / still, "nats": nats})
+    total = error / still.clamp_min(1e-4).detach() + cost
+    parts = {"explained": 1 - error.detach() / still, "nats": nats}
+    if taken is not None:
+        assert model.own is not None  # it is taught
+        guess = model.own(action[-len(taken) :].clamp(-REACH, REACH))
+        total = total + F.cross_entropy(guess, taken)
+        parts["right"] = (guess.argmax(-1) == taken).float().mean()
+    return Loss(total, parts)
 
 
 def _shifted(before: Tensor, after: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

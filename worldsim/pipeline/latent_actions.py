@@ -7,6 +7,8 @@ Leaves out how the names are learned (`models.latent_action`, `objectives.latent
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import gymnasium as gym
@@ -29,7 +31,6 @@ LOOKED_AT = 256  # steps of which one at least must change something
 SAMPLE = 128  # stretches of recordings that codes are made of
 STRETCH = 33  # frames of each
 OFTEN = 0.1  # of a key's presses, the least that a code must go with
-NEVER = 1e6  # where the code of an action that was never taken lies
 
 
 def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
@@ -46,7 +47,7 @@ def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
         return replace(run, store=completed(run.store, model, run.action_codec.table)), model
     store = labelled(run.store, model)
     if run.labels:
-        store.info = replace(store.info, keymap=keys_of_the_game(run.store, store, run.labels) or store.info.keymap)
+        store.info = replace(store.info, keymap=keys_of_the_game(run.store, store, taught(run)) or store.info.keymap)
     return replace(run, store=store), model
 
 
@@ -58,7 +59,8 @@ def _begun(run: Run) -> LatentActions | None:
     if run.begun is None or run.store.mixed:
         return None
     latent = run.begun.latent if run.begun.takes_latent_actions else None
-    if latent is None or json.dumps(asdict(latent.config)) != json.dumps(asdict(sizes_of(run))):
+    sizes = lambda config: json.dumps(asdict(replace(config, taught=0)))  # noqa: E731  (it does not learn on)
+    if latent is None or sizes(latent.config) != sizes(sizes_of(run)):
         raise ValueError(
             f"expected begin_from={run.begin_from} to be a world with latent actions of the same sizes, found "
             f"{'none' if latent is None else latent.config}; leave begin_from out"
@@ -69,38 +71,74 @@ def _begun(run: Run) -> LatentActions | None:
 def sizes_of(run: Run) -> LatentActionConfig:
     """Returns the sizes of a run's latent actions. Raises ValueError, in one sentence, for impossible ones."""
     assert run.latent is not None
+    taught(run)  # says what is wrong with labels
     shape, table = tuple(run.store.info.observation_shape), len(run.action_codec.table)
     if not run.store.mixed:
-        return run.latent(frame_shape=shape)
+        return run.latent(frame_shape=shape, taught=table if run.labels else 0)
     if run.store.info.action_space is None or table not in CODES:
         raise ValueError(
             f"expected actions=mixed with recordings first whose actions are a table of up to {CODES[-1]}, found "
             f"{run.store.info.action_space} in {run.store.folders[0]}"
         )
-    return run.latent(frame_shape=shape, codes=table, completes=True)
+    return run.latent(frame_shape=shape, codes=table, completes=True, taught=table)
+
+
+def taught(run: Run) -> dict[int, int]:
+    """Returns how many first steps of which training episodes have labels: `run.labels`, or all of mixed recordings.
+
+    Raises ValueError where labels are asked for and none was recorded.
+    """
+    left, found = math.inf if run.store.mixed else run.labels, {}
+    for index in run.training_episodes if left else ():
+        if left > 0 and run.store.actions(index, 0, 0) is not None:
+            found[index] = int(min(left, run.store.records[index].total_steps))
+            left -= found[index]
+    if not found and run.store.mixed:
+        raise ValueError("expected training episodes with actions among those without, found none; use actions=latent")
+    if not found and run.labels:
+        raise ValueError("expected training episodes with actions for labels=, found none; leave labels out")
+    return found
 
 
 def train_latent_actions(run: Run) -> LatentActions:
-    """Trains the inverse model on the run's recordings, which may have actions: it does not look at them."""
+    """Trains the inverse model on the run's recordings. Of recorded actions it sees those that are `taught`, if any."""
     assert run.latent is not None
     _check_moves(run)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.seed + 4)  # the CPU's alone: that is what comes back
         model = LatentActions(sizes_of(run))
-    sampler = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4)
-    device = run.torch_device
+    batch, device = lessons(run), run.torch_device
 
-    def objective(model, average, frames, progress, generator):
-        return latent_action_loss(model, frames.to(device), generator=generator)
-
-    def batch(step: int) -> torch.Tensor:
-        return frame_batch(run.store, sampler.windows(step, BATCH), WINDOW + 1)
+    def objective(model, average, batch, progress, generator):
+        frames, taken = batch
+        taken = None if taken is None else taken.to(device)
+        return latent_action_loss(model, frames.to(device), taken, generator=generator)
 
     stage = Stage("actions", model, batch, objective, BATCH, LEARNING_RATE)
     budget = run.spend("actions", lambda left: SHARE * left)
     model = train(stage, budget, run.folder / "actions", run.seed + 4, run.rhythm, device, run.batches_a_step)
     model.eval().requires_grad_(False)
-    return learn_codes(model, run) if run.store.mixed else find_codes(model, run)
+    return model if run.store.mixed else find_codes(model, run)
+
+
+def lessons(run: Run) -> Callable[[int], tuple[torch.Tensor, torch.Tensor | None]]:
+    """Returns what makes a step's clips, uint8 `[b 3 H W 3]`: any, then as many whose last step's action is `taught`.
+
+    With it come the numbers of those actions `[l]`, None where none are.
+    """
+    sampler, steps = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4), taught(run)
+    places = np.array([(index, at) for index, count in steps.items() for at in range(count)])
+    own = np.concatenate([_own(run, index, count) for index, count in steps.items()]) if steps else np.zeros(0, int)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        windows, taken = sampler.windows(step, BATCH), None
+        if len(own):
+            rows = np.random.default_rng([run.seed, step]).integers(len(own), size=BATCH)
+            windows += [(index, at + 1 - WINDOW) for index, at in places[rows].tolist()]
+            taken = torch.from_numpy(own[rows])
+        return frame_batch(run.store, windows, WINDOW + 1), taken
+
+    return batch
 
 
 def _check_moves(run: Run) -> None:
@@ -130,20 +168,10 @@ def find_codes(model: LatentActions, run: Run) -> LatentActions:
     return model
 
 
-def learn_codes(model: LatentActions, run: Run) -> LatentActions:
-    """Makes a code of each action in the table: the mean of what is told where it was taken."""
-    table, store = run.action_codec.table, run.store
-    total, count = torch.zeros(model.codes.shape), torch.zeros(len(table))
-    for index in run.training_episodes:
-        if (packed := store.actions(index)) is not None and len(packed):
-            told = _told(model, store, index)
-            which = torch.from_numpy(np.abs(np.array(packed)[:, None] - table[None]).sum(-1).argmin(1))
-            total.index_add_(0, which, told)
-            count.index_add_(0, which, torch.ones(len(which)))
-    if not count.any():
-        raise ValueError("expected recordings with actions among those without, found none; use actions=latent")
-    model.codes.copy_(torch.where(count[:, None] > 0, total / count[:, None].clamp_min(1), torch.tensor(NEVER)))
-    return model
+def _own(run: Run, index: int, count: int) -> np.ndarray:
+    """Returns which action of the table each of an episode's first steps took, int64 `[count]`."""
+    packed = np.array(run.store.actions(index, 0, count))
+    return np.abs(packed[:, None] - run.action_codec.table[None]).sum(-1).argmin(1)
 
 
 def completed(store: EpisodeStore, model: LatentActions, table: np.ndarray) -> EpisodeStore:
@@ -179,12 +207,12 @@ def _told(model: LatentActions, store: EpisodeStore, index: int) -> torch.Tensor
     return torch.cat(parts).cpu()
 
 
-def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: int) -> dict | None:
-    """Returns a keymap in latent actions with the game's own keys, learned from its first `steps` recorded actions.
+def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: dict[int, int]) -> dict | None:
+    """Returns a keymap in latent actions with the game's own keys, learned from so many first `steps` of episodes.
 
     A key presses the code that goes with its action in the game more often than with others, of those that go with a
     tenth of it at least; one without such a code stays silent. Digits press codes as before. None where the recordings
-    have no actions or no keys. Raises ValueError for latent actions that are no codes.
+    have no keys. Raises ValueError for latent actions that are no codes.
     """
     space, plain = store.info.action_space, store.info.keymap
     if space is None or not plain or not plain.get("bindings"):
@@ -193,15 +221,10 @@ def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: int) -> d
         raise ValueError("expected codes to learn keys for, found continuous latent actions; give codes= above 0")
     true: list[np.ndarray] = []
     codes: list[np.ndarray] = []
-    left = steps
-    for index in range(len(store)):
-        length = min(left, store.records[index].total_steps)
-        if not length:
-            break
+    for index, length in steps.items():
         for values, part in ((true, store.actions(index, 0, length)), (codes, latent.actions(index, 0, length))):
             assert part is not None
             values.append(np.array(part))
-        left -= length
     taken, found = np.concatenate(true), np.concatenate(codes)[:, 0].astype(int)
     keymap, bindings = dict(latent.info.keymap or {}), []
     rest = np.asarray(plain.get("rest", rest_action(space)), float)

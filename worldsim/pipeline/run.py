@@ -95,7 +95,7 @@ class Run:
     device: str | None = None
     begin_from: str | None = None  # a world of the same sizes, whose weights the dynamics begin from
     latent: Callable[..., Any] | None = None  # sizes of latent actions, which stand for the recorded ones
-    labels: int = 0  # recorded steps that teach which latent action a key of the game's is
+    labels: int = 0  # recorded steps that teach what of all that happens is the player's, and which code a key presses
     batches: int | None = None  # of a step, which processes share; None takes the folder's, or one for each of them
     rhythm: Rhythm = field(default_factory=Rhythm)
     command: str = ""
