@@ -67,7 +67,7 @@ def test_reset_without_a_seed_is_the_next_episode_of_the_same_row():
 
 
 def test_rows_that_were_never_seeded_differ():
-    rewards = {play(WorldModelEnv(FakeWorld()), [1, 1, 1])[1][0] for _ in range(4)}
+    rewards = {tuple(play(WorldModelEnv(FakeWorld()), [1, 1, 1])[1]) for _ in range(4)}  # one of each may be alike
     assert len(rewards) == 4
 
 
