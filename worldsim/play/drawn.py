@@ -15,10 +15,14 @@ from typing import Any
 from worldsim.play.preview import Area
 
 KEPT = 256  # drawings
+MADE = 0.0015  # seconds that a game takes at least from looking at its keys to showing what came of them
 
 
 class Drawn:
-    """Call it for the times of the last drawings, by `time.perf_counter`; none where nobody tells."""
+    """Call it for when the game looked at its keys for each of the last drawings, by `time.perf_counter`.
+
+    There are none where nobody tells.
+    """
 
     def __init__(self, place: Area):
         self._place, self._open = place, True
@@ -55,7 +59,7 @@ class Drawn:
                 while screen.pending_events():
                     event = screen.next_event()
                     if event.type == screen.extension_event.DamageNotify and _touch(event.area, self._place):
-                        self._times = (*self._times[1 - KEPT :], perf_counter())
+                        self._times = (*self._times[1 - KEPT :], perf_counter() - MADE)
             screen.close()
         except (error.DisplayError, error.ConnectionClosedError, error.XError, OSError):
             pass  # there is no such screen, or no longer: whoever grabs it says so
