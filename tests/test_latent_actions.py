@@ -39,13 +39,13 @@ from worldsim.types import WorldInfo
 SIDE, WAYS = 16, [(0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)]
 
 
-def walk(steps, seed):
+def walk(steps, seed, side=4):
     """Returns frames of a bright square that walks on a torus, and which way it went each time."""
     rng = np.random.default_rng(seed)
     ways, place = rng.integers(len(WAYS), size=steps), rng.integers(SIDE, size=2)
     frames = np.full((steps + 1, SIDE, SIDE, 3), 40, np.uint8)
     for step in range(steps + 1):
-        rows, columns = (np.arange(4) + p for p in place)
+        rows, columns = (np.arange(side) + p for p in place)
         frames[step][np.ix_(rows % SIDE, columns % SIDE)] = (250, 200, 60)
         place = place + (WAYS[ways[step]] if step < steps else 0)
     return frames, ways
@@ -121,10 +121,10 @@ def test_the_loss_falls():
 
 @pytest.mark.slow
 def test_a_few_labels_say_which_of_two_that_walk_is_meant():
-    """Of 6,000 steps 300 have labels; another square walks at random beside the one that is meant."""
+    """Of 6,000 steps 300 have labels; another one, larger, walks at random beside the one that is meant."""
 
     def beside(steps, seed):
-        (frames, ways), (others, _) = walk(steps, seed), walk(steps, seed + 50_000)
+        (frames, ways), (others, _) = walk(steps, seed), walk(steps, seed + 50_000, 8)
         return np.maximum(frames, others[..., ::-1]), ways  # of another colour
 
     told = {}
@@ -143,7 +143,6 @@ def test_a_few_labels_say_which_of_two_that_walk_is_meant():
         found.codes.copy_(clusters(found.tell(frames[:1000]), 5, generator))
         frames, ways = beside(400, 7)
         told[labels] = information(found.label(torch.from_numpy(frames))[:, 0].long().numpy(), ways)
-    print(told)
     assert told[300] > 0.8 > told[0] + 0.3
 
 
