@@ -11,19 +11,9 @@ from gymnasium import spaces
 
 from worldsim.cli.main import main
 from worldsim.data.episodes import EpisodeStore, EpisodeWriter
+from worldsim.play.held import STILL, Held, see
 from worldsim.play.preview import Preview, free_corner
-from worldsim.play.screen import (
-    STILL,
-    Grabber,
-    Held,
-    ScreenGame,
-    _known,
-    key_name,
-    layout_of,
-    record_screen,
-    see,
-    without_unused,
-)
+from worldsim.play.screen import Grabber, ScreenGame, _known, key_name, layout_of, record_screen, without_unused
 
 FPS = 200
 
@@ -157,7 +147,7 @@ def test_a_recording_that_uses_all_is_moved_as_it_is(tmp_path):
 def clock(monkeypatch):
     """A list whose only number is what time it is."""
     now = [0.0]
-    monkeypatch.setattr("worldsim.play.screen.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("worldsim.play.held.time.perf_counter", lambda: now[0])
     return now
 
 

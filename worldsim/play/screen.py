@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,13 +27,10 @@ from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWr
 from worldsim.data.index import FACTS, read_info
 from worldsim.data.whole_folder import write_import
 from worldsim.play.drawn import Drawn
+from worldsim.play.held import END, FARTHEST, START, STOP, Held, see
 from worldsim.play.preview import Area, Preview, free_corner, window_side
 from worldsim.play.tape import Tape
 
-FARTHEST = 200.0  # pixels that the mouse is seen to move in a frame, each way
-QUICK = 0.005  # seconds: what takes longer to grab is drawn meanwhile again and again
-STILL = 0.05  # seconds: a key this old counts, whether or not it changed the picture
-START, END, STOP = "f8", "f9", "f10"
 NAMES = {  # pynput's names of keys to pygame's
     **{f"{key}{side}": f"left {key}" for key in ("shift", "ctrl", "alt") for side in ("", "_l")},
     **{f"{key}_r": f"right {key}" for key in ("shift", "ctrl", "alt")},
@@ -54,57 +49,6 @@ class Inputs(Protocol):
     # heard(key, down) for keys and "mouse left", ...; moved(x, y) for where the pointer is, in pixels
 
     def stop(self) -> None: ...
-
-
-class Held:
-    """What was held or tapped since the last frame, and how far the mouse went; nothing between two frames is lost."""
-
-    def __init__(self, keys: tuple[str, ...], mouse: bool):
-        self._keys, self._mouse, self._lock = keys, mouse, threading.Lock()
-        self._pressed: set[str] = set()  # now
-        self._down: set[str] = set()  # as far as taken
-        self._place: np.ndarray | None = None
-        self._keys_heard: deque[tuple[float, str, bool]] = deque()  # not taken yet
-        self._places: deque[tuple[float, np.ndarray]] = deque()
-        self._asked: list[str] = []
-
-    def heard(self, key: str, down: bool) -> None:
-        """Takes in a key that went down or up."""
-        with self._lock:
-            if down and key not in self._pressed and key in (START, END, STOP):
-                self._asked.append(key)
-            (self._pressed.add if down else self._pressed.discard)(key)
-            self._keys_heard.append((time.perf_counter(), key, down))
-
-    def moved(self, x: float, y: float) -> None:
-        """Takes in where the pointer is."""
-        with self._lock:
-            self._places.append((time.perf_counter(), np.array([x, y], float)))
-
-    def take(self, until: float = np.inf, looked: float = -np.inf) -> np.ndarray:
-        """Returns the packed action from the last call to a moment: the mouse's way where it counts, then the keys.
-
-        A key from before that went up before the game `looked` again was not held for it.
-        """
-        with self._lock:
-            held, pressed, way = set(self._down), set(), np.zeros(2)
-            while self._keys_heard and self._keys_heard[0][0] <= until:
-                at, key, down = self._keys_heard.popleft()
-                pressed |= {key} if down else set()
-                held -= {key} if at <= looked else set()
-                (self._down.add if down else self._down.discard)(key)
-            while self._places and self._places[0][0] <= until:
-                _, place = self._places.popleft()
-                way += 0 if self._place is None else place - self._place
-                self._place = place
-        way = np.clip(way, -FARTHEST, FARTHEST) if self._mouse else np.zeros(0)
-        return np.concatenate((way, [float(key in held | pressed) for key in self._keys]))
-
-    def asked(self) -> list[str]:
-        """Returns the hotkeys pressed since the last call."""
-        with self._lock:
-            found, self._asked = self._asked, []
-        return found
 
 
 def layout_of(keys: tuple[str, ...], mouse: bool) -> ActionLayout:
@@ -132,24 +76,6 @@ class Pace:
             return "no frames"
         middle, late = np.percentile(self.seconds, [50, 95]) * 1e3
         return f"interval p50 {middle:.1f} ms, p95 {late:.1f} ms, {self.missed} frames missed"
-
-
-def see(
-    grab: Callable[[], np.ndarray], drawn: Callable[[], tuple[float, ...]], before: float, shown: np.ndarray | None
-) -> tuple[np.ndarray, float, float]:
-    """Returns a frame, when it was drawn, and when the first one since a moment `before` was, where `shown` came.
-
-    What is done after a frame was drawn leads to the next one. Where nobody tells, it was drawn as it is grabbed.
-    """
-    for _ in range(3):
-        now, times = time.perf_counter(), drawn()
-        frame = grab()
-        if drawn() == times or time.perf_counter() - now > QUICK:  # not drawn anew meanwhile, or always
-            break
-    if not times or (times[-1] <= before and shown is not None and not np.array_equal(frame, shown)):
-        return frame, now, before
-    looked = next((at for at in times if at > before), before) if times[0] <= before else before
-    return frame, max(times[-1], now - STILL), looked
 
 
 def record_screen(
