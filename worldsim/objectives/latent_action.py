@@ -31,8 +31,7 @@ def latent_action_loss(
     folded = model.pixels.encode(frames)
     past, after = folded[:, :WINDOW], folded[:, WINDOW]
     before = past[:, -1]
-    inferred = model.infer(*_shifted(before, after, generator)).float()
-    action, cost, nats = _drawn(inferred, generator)
+    action, cost, nats = _drawn(model.infer(*_shifted(before, after, generator)).float(), generator)
     rebuilt = model.following(past, action).float()
     weight = 1 + MORE * ((after - before).abs().amax(1, keepdim=True) > CHANGED)
     error = (weight * (rebuilt - after).square()).mean()

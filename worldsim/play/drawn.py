@@ -15,7 +15,7 @@ from typing import Any
 from worldsim.play.preview import Area
 
 KEPT = 256  # drawings
-MADE = 0.0015  # seconds that a game takes at least from looking at its keys to showing what came of them
+MADE = 0.0015  # seconds from looking at keys to showing what came of them, of a small game; others take longer
 
 
 class Drawn:

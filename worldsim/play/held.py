@@ -73,9 +73,9 @@ class Held:
 def see(
     grab: Callable[[], np.ndarray], drawn: Callable[[], tuple[float, ...]], before: float, shown: np.ndarray | None
 ) -> tuple[np.ndarray, float, float]:
-    """Returns a frame, when it was drawn, and when the first one since a moment `before` was, where `shown` came.
+    """Returns a frame, when the game looked at its keys for it, and when it first did since `before`, that of `shown`.
 
-    What is done after a frame was drawn leads to the next one. Where nobody tells, it was drawn as it is grabbed.
+    What is done after that leads to the next frame. Where nobody tells, it is as old as it is grabbed.
     """
     for _ in range(3):
         now, times = time.perf_counter(), drawn()
