@@ -230,11 +230,6 @@ def draw(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
-def choices(packed: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Returns the number `[n]` of the action in a table `[m k]` that is nearest to each packed one `[n k]`."""
-    return np.abs(packed[:, None] - table[None]).sum(-1).argmin(1)
-
-
 def _sha256(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim import EpisodeStore, WorldModel
-from worldsim.agents.agent import Agent, AgentConfig, Network, choices
+from worldsim.actions import choices
+from worldsim.agents.agent import Agent, AgentConfig, Network
 from worldsim.agents.dreams import check_data
 from worldsim.agents.teaching import adam_from, adam_tensors, teach
 

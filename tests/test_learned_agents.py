@@ -11,8 +11,9 @@ from fake_world import FakeWorld
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from safetensors.torch import save_file
 
+from worldsim.actions import choices
 from worldsim.agents import teaching
-from worldsim.agents.agent import FILE, Agent, AgentConfig, Linear, Network, choices, draw
+from worldsim.agents.agent import FILE, Agent, AgentConfig, Linear, Network, draw
 from worldsim.agents.behaviour_cloning import BehaviourCloning
 from worldsim.agents.dreams import MOMENTS, moments
 from worldsim.agents.evolution import Evolution, Population, SeparableCMA

@@ -260,6 +260,11 @@ def _choices(leaf: Leaf) -> list[list[float]]:
     return [[float(x) for x in range(int(a), int(b) + 1)] for a, b in zip(low, high, strict=True)]
 
 
+def choices(packed: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Returns the number `[n]` of the action in a table `[m k]` that is nearest to each packed one `[n k]`."""
+    return np.abs(packed[:, None] - table[None]).sum(-1).argmin(1)
+
+
 def rest_action(space: gym.Space) -> np.ndarray:
     """Returns the packed action `[k]` of doing nothing: each number as near to 0 as its space allows."""
     return np.clip(0.0, *bounds(space))

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from worldsim.actions import ActionCodec
+from worldsim.actions import ActionCodec, choices
 from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation.fidelity import positions
 from worldsim.evaluation.statistics import bootstrap, interval, psnr, square_error
@@ -85,7 +85,7 @@ def latent_actions(
 
 def _numbers(store: EpisodeStore, index: int, table: np.ndarray) -> np.ndarray:
     """Returns the number `[T]` of the action in a table that is nearest to each recorded one."""
-    return np.abs(actions_of(store, index)[1:, None] - table).sum(-1).argmin(1)
+    return choices(actions_of(store, index)[1:], table)
 
 
 def _dreams(

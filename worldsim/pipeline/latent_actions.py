@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from worldsim.actions import default_keymap, rest_action
+from worldsim.actions import choices, default_keymap, rest_action
 from worldsim.data.clips import WindowSampler, frame_batch
 from worldsim.data.episodes import EpisodeStore
 from worldsim.models.latent_action import CODES, WINDOW, LatentActionConfig, LatentActions, clusters
@@ -170,8 +170,7 @@ def find_codes(model: LatentActions, run: Run) -> LatentActions:
 
 def _own(run: Run, index: int, count: int) -> np.ndarray:
     """Returns which action of the table each of an episode's first steps took, int64 `[count]`."""
-    packed = np.array(run.store.actions(index, 0, count))
-    return np.abs(packed[:, None] - run.action_codec.table[None]).sum(-1).argmin(1)
+    return choices(np.array(run.store.actions(index, 0, count)), run.action_codec.table)
 
 
 def completed(store: EpisodeStore, model: LatentActions, table: np.ndarray) -> EpisodeStore:
