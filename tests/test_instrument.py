@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from worldsim.actions import rest_action
@@ -16,7 +17,7 @@ from worldsim.envs import arena
 from worldsim.evaluation import events
 from worldsim.evaluation.control import control
 from worldsim.evaluation.controllability import action_effect, candidates, retrieval
-from worldsim.evaluation.drift import Reference, drift
+from worldsim.evaluation.drift import SPAN, Reference, drift
 from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.floors import tries
 from worldsim.evaluation.habits import habits
@@ -259,6 +260,21 @@ def drifts(perfect, store, episodes):
     reference = Reference(store, episodes, TRAINING)
     subjects = {"real": perfect, "frozen": Frozen(), "grey": Greying(), "mean": Mean(store)}
     return {name: drift(subject, reference, 320, arena.decode) for name, subject in subjects.items()}
+
+
+class Stopwatch(Fault):
+    """Its latents say how many steps have passed."""
+
+    @property
+    def state(self):
+        return SimpleNamespace(latent=torch.full((4, 1, 1, 1), float(self.age)))
+
+
+@pytest.mark.parametrize(("length", "expected"), [(320, [0, 32, 100, 192]), (500, [0, 32, 100, 316, 372])])
+def test_every_age_is_looked_at_where_it_is(store, episodes, length, expected):
+    looked = drift(Stopwatch(), Reference(store, episodes, 5), length)["ages"]
+    assert [int(age) for age in looked] == expected
+    assert [figures["latent_mean"] for figures in looked.values()] == [age + (SPAN + 1) / 2 for age in expected]
 
 
 def test_the_real_game_does_not_drift(drifts):

@@ -6,8 +6,6 @@ Leaves out who held them (`policies`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from worldsim.data.episodes import EpisodeStore
@@ -15,10 +13,10 @@ from worldsim.data.episodes import EpisodeStore
 NAMED = 8  # actions that are listed one by one at most
 
 
-def holds(store: EpisodeStore, episodes: Sequence[int] | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+def holds(store: EpisodeStore) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns the packed actions `[n k]` there are, and for each of them how many steps it was held, time by time."""
     taken, lengths = [], []
-    for index in range(len(store)) if episodes is None else episodes:
+    for index in range(len(store)):
         actions = store.actions(index)
         if actions is not None and len(actions):
             starts = np.flatnonzero(np.r_[True, (actions[1:] != actions[:-1]).any(1)])

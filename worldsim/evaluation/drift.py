@@ -6,8 +6,8 @@ Leaves out the distance itself (`features`).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,7 @@ def drift(
     length: int = 10_000,
     probe: Probe | None = None,
     script: Script | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Returns, by age, what 4 dreams of `length` frames look like beside real recordings.
 
     They are led by a script that lives long, where there is one, so that nothing is asked of a dream behind its end;
@@ -85,10 +85,15 @@ def drift(
     as many real chunks of other episodes reach, their mean and 95th percentile. `detail` is fine detail as a share of
     the real, `stall` the share of frames that stand still (beside the real `stall_floor`), `valid` the share of frames
     in which the probe finds what it finds in real ones. `collapse` is the first age whose distance is above a half (and
-    above all of the floor), or where less than half of the frames are valid; None: none.
+    above all of the floor, or above 1), or where less than half of the frames are valid; None: none.
+    None in all where nearly all real chunks are of one long episode.
     """
     if length < SPAN:
         raise ValueError(f"expected dreams of at least {SPAN} frames, found {length}")
+    floor = reference.floor(ROWS * CHUNKS)
+    if not len(floor):
+        return None
+    limit = max(COLLAPSED, min(float(floor.max()), 1))
     ages = [age for age in AGES if age + SPAN <= length] + [length - SPAN]
     known = _signature(probe, reference.chunks[:, 0])
     figures: dict[str, Any] = {}
@@ -102,8 +107,6 @@ def drift(
             **({"valid": round(float(np.mean([_found(probe(f)) == known for f in frames])), 4)} if probe else {}),
             **moments,
         }
-    floor = reference.floor(ROWS * CHUNKS)
-    limit = max(COLLAPSED, float(floor.max()))
     collapsed = [int(age) for age, f in figures.items() if f["distance"] > limit or f.get("valid", 1) < 0.5]
     return {
         "ages": figures,
@@ -135,18 +138,17 @@ def _dreamed(
     subject.reset(starts)
     act = _policy(store, script)
     now = np.stack([start.frames[-1] for start in starts])
-    frames, latents, coming = [], [], list(ages)
+    frames, latents = deque[np.ndarray](maxlen=SPAN), deque[Any](maxlen=SPAN)  # of the last steps looked at
     for step in range(ages[-1] + SPAN):
-        look = step >= coming[0]
+        look = any(age <= step < age + SPAN for age in ages)
         result = subject.step(act(now, step), look or script is not None)
         now = now if result.frames is None else result.frames
         if look:
             frames.append(result.seen)
             latents.append(_latent(subject))
-        if len(frames) == SPAN:
+        if (age := step + 1 - SPAN) in ages:
             chunks = np.stack(frames, 1).reshape(ROWS * CHUNKS, CHUNK, *frames[0].shape[1:])
-            yield coming.pop(0), chunks, _moments(latents)
-            frames, latents = [], []
+            yield age, chunks, _moments(latents)
 
 
 def _policy(store: EpisodeStore, script: Script | None) -> Act:
@@ -164,7 +166,7 @@ def _latent(subject: Subject) -> np.ndarray | None:
     return None if state is None else state.latent.cpu().numpy().astype(np.float64)
 
 
-def _moments(latents: list[np.ndarray | None]) -> dict[str, float]:
+def _moments(latents: Sequence[np.ndarray | None]) -> dict[str, float]:
     if latents[0] is None:
         return {}
     x = np.stack([latent for latent in latents if latent is not None])

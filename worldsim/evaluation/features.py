@@ -22,6 +22,7 @@ CHUNK = 16  # frames
 SIDE = 32  # pixels that the network sees
 WIDTH = 64  # features
 BATCH = 32
+FAR = 3.0  # deviations that a feature counts at most: cubed, one rare chunk would be the whole distance
 
 
 class ChunkNet(nn.Module):
@@ -91,10 +92,11 @@ def features(net: ChunkNet, chunks: np.ndarray) -> np.ndarray:
 
 
 def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Returns the unbiased squared maximum mean discrepancy of features `[n d]` and `[m d]`, with a cubic kernel.
+    """Returns the unbiased squared maximum mean discrepancy of standardised features `[n d]` and `[m d]`, cubic kernel.
 
     Its expectation is 0 for sets from one distribution, so it may fall below (Binkowski et al. 2018).
     """
+    x, y = x.clip(-FAR, FAR), y.clip(-FAR, FAR)
     kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3  # noqa: E731
     n, m, kx, ky = len(x), len(y), kernel(x, x), kernel(y, y)
     within = (kx.sum() - np.trace(kx)) / (n * (n - 1)) + (ky.sum() - np.trace(ky)) / (m * (m - 1))

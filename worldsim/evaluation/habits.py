@@ -20,10 +20,10 @@ from worldsim.data.holds import holds, longest
 from worldsim.evaluation.statistics import bootstrap, rank_correlation
 from worldsim.evaluation.subject import RealGame, Start, Subject, starts_of
 
-AGES = (0, 10, 25, 50, 100, 200, 400, 1000)  # where each span of ages begins, the last one being 10,000 at most
+AGES = (0, 10, 25, 50, 100, 200, 400, 1000)  # where each span of ages begins
 NEAR = 6  # pixels: a thing without one of its kind so near a frame ago has just appeared
 HELD = 4  # single actions, at most, that are habits
-GONE = 0.02  # a row whose episode is over with all but this probability is not looked at any more
+GONE = 1e-3  # a row whose episode is over with all but this probability is not looked at any more
 
 Places = Callable[[np.ndarray], Mapping[str, Sequence[tuple[int, int]]]]
 """Reads where things are in a frame `[H W 3]`: a list of (x, y) for every kind, empty where there is none."""

@@ -33,7 +33,8 @@ def spread(store: EpisodeStore, episodes: list[int], window: int, count: int) ->
     """Returns up to `count` of the episodes that are at least `window` steps long, evenly spread."""
     if not (isinstance(count, int) and count >= 1):
         raise ValueError(f"expected at least 1 episode to measure on, found {count}")
-    usable = [i for i in episodes if store.records[i].total_steps >= window]
+    once = {store.records[i].hash: i for i in reversed(episodes)}  # of equal episodes the first: they are one
+    usable = [i for i in episodes if store.records[i].total_steps >= window and once[store.records[i].hash] == i]
     if not usable:
         raise ValueError(f"expected an episode of at least {window} steps, found none; record longer ones")
     return [usable[i] for i in np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]

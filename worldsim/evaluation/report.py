@@ -120,7 +120,7 @@ def tables(m: dict[str, Any]) -> list[Titled]:
         rows = [
             (age, figure(v["top1"]), f"{v['chance']:.2f}", figure(v["frames_to_effect"])) for age, v in told.items()
         ]
-        head = ("age of the dream", "told by its action", "chance", "frames until it shows")
+        head = ("age of the dream", "told by its action", "chance", "frames later than in the game")
         found.append(("Actions: dreamed futures found among the real ones", (head, rows)))
     if judged := (m.get("controllability") or {}).get("judged"):
         rows = [

@@ -184,7 +184,7 @@ def lead(env: gym.Env, start: Start) -> np.ndarray:
 def branches(env: gym.Env, start: Start, plans: np.ndarray) -> Iterator[np.ndarray]:
     """Yields, for every plan of packed actions `[h k]`, what the real game shows from the start on, `[h H W 3]`.
 
-    A plan that ends the episode yields fewer frames.
+    A plan that ends the episode yields fewer frames: what is shown at the end may be the frame before.
     """
     lead(env, start)
     game: Any = env  # may have get_state and set_state
@@ -195,7 +195,7 @@ def branches(env: gym.Env, start: Start, plans: np.ndarray) -> Iterator[np.ndarr
         frames = []
         for action in plan:
             frame, _, over, *_ = env.step(unpack(env.action_space, action))
-            frames.append(frame)
             if over:
                 break
-        yield np.stack(frames)
+            frames.append(frame)
+        yield np.array(frames)
