@@ -36,8 +36,11 @@ class Moments:
         return tuple(Moments(self.state.select(rows), self.seen[rows]) for rows in (kept, tried))  # type: ignore[return-value]
 
 
-def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: int) -> Moments:
-    """Returns moments of recordings, drawn evenly over their frames, or the world's own prompts."""
+def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: int, beginnings: bool = False) -> Moments:
+    """Returns moments of recordings, drawn evenly over their frames, or the world's own prompts.
+
+    Of `beginnings`: the first of each episode drawn, as the game begins.
+    """
     if store is None:
         own = torch.arange(world.num_prompts, device=world.device)
         state = world.initial(own, noise.address_of(own.tolist(), world.device))
@@ -47,7 +50,10 @@ def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: in
     steps = np.array([max(record.total_steps - length, 0) for record in store.records])
     if not steps.any():
         raise ValueError(f"expected an episode of more than {length} steps to begin dreams in, found none; record more")
-    places = [(int(i), int(rng.integers(steps[i]))) for i in rng.choice(len(steps), MOMENTS, p=steps / steps.sum())]
+    places = [
+        (int(i), 0 if beginnings else int(rng.integers(steps[i])))
+        for i in rng.choice(len(steps), MOMENTS, p=steps / steps.sum())
+    ]
     frames = torch.stack([torch.from_numpy(np.array(store.observations(i, t, t + length))) for i, t in places])
     actions = torch.stack([_led(world, store, i, t, length) for i, t in places])
     latents = torch.cat([world.encode(part) for part in frames.split(16)])
@@ -91,10 +97,11 @@ class Dreams:
 
     def __init__(self, world: WorldModel, starts: Moments, rows: int, seed: int):
         self.world, self.starts = world, starts
-        self._seed, self._begun, self._rng = seed, 0, np.random.default_rng(seed)
+        self._seed, self._number, self._rng = seed, 0, np.random.default_rng(seed)
         table = torch.from_numpy(np.asarray(world.action_codec.table))
         self._actions = world.action_codec.encode(table).to(world.device)
-        self.state, self.seen = self._fresh(rows)
+        self.begun = torch.zeros(rows, dtype=torch.long, device=world.device)  # which moment each row began at
+        self.state, self.seen = self._fresh(torch.arange(rows, device=world.device))
 
     def step(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Takes actions by number `[b]`; returns expected rewards, the chances to live on, and drawn ends, `[b]`."""
@@ -112,16 +119,17 @@ class Dreams:
         """Begins the rows of `mask` `[b]` anew."""
         rows = mask.nonzero()[:, 0]
         if len(rows):
-            state, seen = self._fresh(len(rows))
+            state, seen = self._fresh(rows)
             self.state = self.state.put(rows, state)
             self.seen = self.seen.index_copy(0, rows, seen)
 
-    def _fresh(self, rows: int) -> tuple[Any, Tensor]:
-        device = self.world.device
-        drawn = torch.from_numpy(self._rng.integers(len(self.starts.seen), size=rows)).to(device)
-        address = noise.address_of([self._seed] * rows, device)
-        address[:, 1] = torch.arange(self._begun, self._begun + rows, device=device)
-        self._begun += rows
+    def _fresh(self, rows: Tensor) -> tuple[Any, Tensor]:
+        device, count = self.world.device, len(rows)
+        drawn = torch.from_numpy(self._rng.integers(len(self.starts.seen), size=count)).to(device)
+        address = noise.address_of([self._seed] * count, device)
+        address[:, 1] = torch.arange(self._number, self._number + count, device=device)
+        self._number += count
+        self.begun[rows] = drawn
         return replace(self.starts.state.select(drawn), address=address), self.starts.seen[drawn]
 
 
@@ -136,9 +144,9 @@ def earned(
     dreams = Dreams(world, starts, rows, OTHER + seed)
     total, alive = torch.zeros(rows, device=world.device), torch.ones(rows, device=world.device)
     luck = None if network.config.greedy else torch.Generator(world.device).manual_seed(seed)
-    for _ in range(0, horizon, hold):
+    for step in range(0, horizon, hold):
         chosen = draw(network(dreams.seen)[0], luck)
-        for _ in range(hold):
+        for _ in range(min(hold, horizon - step)):
             reward, kept, _ = dreams.step(chosen)
             total, alive = total + alive * reward, alive * kept
         if alive.max() < 0.01:

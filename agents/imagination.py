@@ -127,9 +127,7 @@ class ActorCritic:
             expected, alive, ended = self.dreams.step(chosen)
             if self.how.unsure:
                 expected = expected - self.how.unsure * self.dreams.unsure(before, chosen)
-            reward = torch.where(over, reward, reward + kept * expected)
-            kept = torch.where(over, kept, kept * alive * self.how.discount)
-            over = over | ended
+            reward, kept, over = reward + kept * expected, kept * alive * self.how.discount, over | ended
         return reward, kept, over
 
     def _learn(self, lived: dict[str, Tensor]) -> dict[str, float]:

@@ -129,14 +129,16 @@ def main(arguments: list[str] | None = None) -> None:
         planner = Planner(dream, args.choices, args.hold, args.candidates, args.rounds, seed=args.seed)
         if where == "dream":
             envs = dream_envs(world, args.episodes, args.limit, actions="discrete")
+            native = lambda numbers: numbers  # noqa: E731 (used at once)
             player = Player(planner, lambda frames, taken: envs.get_state())  # noqa: B023 (used at once)
         else:
             envs = real_envs(world, args.episodes, args.limit)
             space = envs.single_action_space
             native = lambda numbers: unpack_rows(space, world.action_codec.table[numbers])  # noqa: B023, E731 (used at once)
             player = Player(planner, look_at(dream), world.prompts.latents.shape[1], native)
-        envs.action_space.seed(args.seed)
-        chance = returns(envs, lambda _: envs.action_space.sample(), args.seed)  # noqa: B023
+        rng = np.random.default_rng(args.seed)
+        drawn = lambda: rng.integers(len(world.action_codec.table), size=args.episodes)  # noqa: B023, E731 (used at once)
+        chance = returns(envs, lambda _: native(drawn()), args.seed)  # noqa: B023
         began = time.perf_counter()
         planned = returns(envs, player, args.seed)
         seconds = time.perf_counter() - began

@@ -80,6 +80,7 @@ class Memory:
 
         self.frames = ring(kept, *frame_shape, dtype=torch.uint8)  # the last ones when it was decided
         self.chosen, self.age = ring(dtype=torch.long), ring(dtype=torch.long)  # age: decisions since the row began
+        self.begun = ring(dtype=torch.long)  # at which moment
         self.reward, self.kept = ring(), ring()  # kept: the discount, 0 where it ended
         self.cut = ring(dtype=torch.bool)  # the next decision is another dream's, though this one has not ended
         self.told = 0  # decisions of a row so far
@@ -90,12 +91,17 @@ class Memory:
             getattr(self, name)[self.told % len(self.age)] = value
         self.told += 1
 
-    def seen(self, at: Tensor, row: Tensor, window: int) -> Tensor:
-        """Returns what was seen at decisions number `at` of rows `[b]`: `[b window H W 3]`, the first repeated."""
-        back = torch.arange(-(-window // self.frames.shape[2]) - 1, -1, -1, device=at.device)
-        age = self.age[at % len(self.age), row]
-        frames = self.frames[(at[:, None] - torch.minimum(back, age[:, None])) % len(self.age), row[:, None]]
-        return frames.flatten(1, 2)[:, -window:]
+    def seen(self, at: Tensor, row: Tensor, starts: Tensor) -> Tensor:
+        """Returns what was seen at decisions number `at` of rows `[b]`: `[b window H W 3]`.
+
+        What lies before a row's beginning is as `starts [n window H W 3]` show its moment.
+        """
+        kept, window = self.frames.shape[2], starts.shape[1]
+        back = torch.arange(window - 1, -1, -1, device=at.device)  # frames, of which a decision has `kept`
+        place, age = at % len(self.age), self.age[at % len(self.age), row][:, None]
+        dreamed = self.frames[(at[:, None] - back // kept) % len(self.age), row[:, None], kept - 1 - back % kept]
+        before = starts[self.begun[place, row][:, None], (window - 1 - back + age * kept).clamp_max(window - 1)]
+        return torch.where((back // kept < age)[..., None, None, None], dreamed, before)
 
     def returns(self, at: Tensor, row: Tensor, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what decisions brought in up to `ahead` steps `[b]`, the discount of what came then, and when."""
@@ -112,18 +118,26 @@ class Memory:
 
     def draw(
         self, count: int, events: float, window: int, ahead: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Returns the numbers and rows `[b]` of decisions to learn from, a share of them by what is about to happen."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the numbers and rows `[b]` of decisions to learn from, a share of them by what is about to happen.
+
+        With them by how much each counts `[b]`, 1 at most: what happened by luck shall not seem likely.
+        """
         length = len(self.age)
         first = max(0, self.told - length) + window
         at = torch.arange(first, self.told - ahead, device=self.age.device)
         usual = self.reward[: self.told].median()
         happened = (self.reward - usual).abs() + (self.kept == 0)
-        soon = torch.stack([happened[(at + i) % length] for i in range(ahead)]).sum(0)
+        soon, going = torch.zeros_like(happened[at % length]), torch.ones_like(self.cut[at % length])
+        for i in range(ahead):
+            place = (at + i) % length
+            going = going & ~self.cut[place]
+            soon, going = soon + going * happened[place], going & (self.kept[place] > 0)
         learnable = (~self.cut[at % length]).float()
         weight = learnable * ((1 - events) / learnable.sum() + events * soon / (soon * learnable).sum().clamp_min(1e-9))
         drawn = torch.multinomial(weight.flatten().cpu(), count, replacement=True, generator=generator).to(at.device)
-        return at[drawn // weight.shape[1]], drawn % weight.shape[1]
+        rarity = 1 / weight.flatten()[drawn]
+        return at[drawn // weight.shape[1]], drawn % weight.shape[1], rarity / rarity.max()
 
 
 class Learner:
@@ -156,8 +170,8 @@ class Learner:
         while self.memory.told < 2 * (self.how.ahead + self.how.window):
             told = self._dream()
         how = self.how
-        at, row = self.memory.draw(how.batches * how.batch, how.events, how.window, how.ahead, self.generator)
-        losses = [self._learn(*part) for part in zip(at.split(how.batch), row.split(how.batch), strict=True)]
+        drawn = self.memory.draw(how.batches * how.batch, how.events, how.window, how.ahead, self.generator)
+        losses = [self._learn(*part) for part in zip(*(x.split(how.batch) for x in drawn), strict=True)]
         self.updates += 1
         return told | {"loss": sum(losses) / len(losses), "scale": float(self.network.scale)}
 
@@ -165,14 +179,14 @@ class Learner:
     def _dream(self) -> dict[str, float]:
         how, dreams, rewards, ends = self.how, self.dreams, [], []
         for _ in range(how.decisions):
-            frames, age = dreams.seen[:, -self.kept :], self.age
+            frames, age, begun = dreams.seen[:, -self.kept :], self.age, dreams.begun.clone()
             chosen = worths(self.network, dreams.seen).argmax(-1)
             luck = torch.rand(how.rows, generator=self.generator).to(chosen.device)
             other = torch.randint(self.network.config.num_actions, (how.rows,), generator=self.generator)
             chosen = torch.where(luck < self.chance, other.to(chosen.device), chosen)
             reward, kept, over = self._hold(chosen)
             late = ~over & (dreams.state.age >= how.horizon)
-            step = {"frames": frames, "chosen": chosen, "age": age, "reward": reward}
+            step = {"frames": frames, "chosen": chosen, "age": age, "begun": begun, "reward": reward}
             self.memory.add(**step, kept=torch.where(over, 0.0, kept), cut=late)
             dreams.begin(over | late)
             self.age = torch.where(over | late, 0, age + 1)
@@ -190,16 +204,17 @@ class Learner:
             kept, over = kept * self.how.discount, over | ended
         return reward, torch.full_like(reward, kept), over
 
-    def _learn(self, at: Tensor, row: Tensor) -> float:
-        """Learns from the decisions number `at` of rows `[b]`."""
+    def _learn(self, at: Tensor, row: Tensor, counts: Tensor) -> float:
+        """Learns from the decisions number `at` of rows, as much as each counts, `[b]`."""
         how, memory, scale = self.how, self.memory, self.network.scale
         reward, kept, then = memory.returns(at, row, how.ahead)
-        following = memory.seen(then, row, how.window)
+        following = memory.seen(then, row, self.starts.seen)
         with torch.no_grad():
             best = worths(self.network, following).argmax(-1, keepdim=True)
             goal = reward + kept * scale * worths(self.asked, following).gather(1, best)[:, 0]
-        said = worths(self.network, memory.seen(at, row, how.window))
-        loss = F.smooth_l1_loss(said.gather(1, memory.chosen[at % how.memory, row][:, None])[:, 0], goal / scale)
+        said = worths(self.network, memory.seen(at, row, self.starts.seen))
+        said = said.gather(1, memory.chosen[at % how.memory, row][:, None])[:, 0]
+        loss = (counts * F.smooth_l1_loss(said, goal / scale, reduction="none")).mean()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)

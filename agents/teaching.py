@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from worldsim import EpisodeStore, WorldModel
 from worldsim.agents.agent import FILE, Agent, Linear, Network
+from worldsim.agents.dreams import earned, moments
 from worldsim.files import save_tensors
 
 LOG_SECONDS, SAVE_SECONDS = 10.0, 60.0
@@ -88,7 +89,19 @@ def teach(
             saved = now
     _save(learner, out, arguments | facts)
     bar.close()
-    return Agent.load(out)
+    agent = Agent.load(out)
+    if trial is not None and store is not None and "promised" not in agent.facts:
+        agent.facts["promised"] = _promised(agent, how, world, store, seed)
+        agent.save(out)
+    return agent
+
+
+def _promised(agent: Agent, how: Any, world: WorldModel, store: EpisodeStore, seed: int) -> float:
+    """Returns what the agent earns in dreams that begin as the game does, none of those it was chosen by."""
+    starts, network = moments(world, store, how.window, seed, beginnings=True), agent.network.to(world.device)
+    promised = earned(network, world, starts, how.trial_rows, how.horizon, how.hold, seed + 1)
+    network.cpu()
+    return promised
 
 
 def adam_tensors(network: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:

@@ -165,36 +165,47 @@ def memory(**steps):
         found.add(
             frames=torch.full((1, 1, 1, 1, 3), number, dtype=torch.uint8), chosen=torch.tensor([number % 4]),
             age=torch.tensor([steps["age"][number]]), reward=torch.tensor([number + 1.0]), kept=torch.tensor([kept]),
-            cut=torch.tensor([number in steps.get("cuts", ())]),
+            cut=torch.tensor([number in steps.get("cuts", ())]), begun=torch.tensor([1]),
         )  # fmt: skip
     return found
 
 
+def moments_seen(*frames):
+    """Returns what is seen at two moments, the first one of which nobody began at."""
+    return torch.tensor([[0] * len(frames), frames], dtype=torch.uint8)[..., None, None, None].expand(2, -1, 1, 1, 3)
+
+
 def test_a_memory_sees_no_other_dream_s_frames():
     found, row = memory(age=[5, 6, 7, 0, 1, 2, 3, 4, 5, 6]), torch.zeros(4, dtype=torch.long)
-    seen = found.seen(torch.tensor([3, 4, 6, 9]), row, 3)[..., 0, 0, 0]
-    assert seen.tolist() == [[3, 3, 3], [3, 3, 4], [4, 5, 6], [7, 8, 9]]  # 8 and 9 stand where 0 and 1 stood
+    seen = found.seen(torch.tensor([3, 4, 6, 9]), row, moments_seen(101, 102, 3))[..., 0, 0, 0]
+    assert seen.tolist() == [[101, 102, 3], [102, 3, 4], [4, 5, 6], [7, 8, 9]]  # 8 and 9 stand where 0 and 1 stood
 
 
 def test_a_memory_of_held_actions_has_the_frames_between():
     found = Memory(8, 1, 2, (1, 1, 3), torch.device("cpu"))
-    step = {name: torch.zeros(1) for name in ("chosen", "reward", "kept", "cut")}
+    step = {name: torch.zeros(1) for name in ("chosen", "reward", "kept", "cut")} | {"begun": torch.ones(1)}
     for age in range(4):  # two frames a decision
         frames = torch.tensor([2 * age, 2 * age + 1], dtype=torch.uint8).reshape(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 3)
         found.add(frames=frames, age=torch.tensor([age]), **step)
-    seen = found.seen(torch.tensor([2]), torch.zeros(1, dtype=torch.long), 3)[..., 0, 0, 0]
-    assert seen.tolist() == [[3, 4, 5]]
+    starts, row = moments_seen(102, 0, 1), torch.zeros(3, dtype=torch.long)
+    seen = found.seen(torch.tensor([2, 1, 0]), row, starts)[..., 0, 0, 0]
+    assert seen.tolist() == [[3, 4, 5], [1, 2, 3], [102, 0, 1]]
 
 
-def test_what_a_q_learner_learns_from_is_what_it_acts_on():
+@pytest.mark.parametrize("hold", [1, 2, 3, 4, 6])
+def test_what_a_q_learner_learns_from_is_what_it_acts_on(hold):
     world, acted = FakeWorld(end=0.0), []
-    learner = Learner(QLearning(rows=8, memory=100, window=4, hold=3), world, moments(world, None, 4, 0), 1)
+    starts = moments(world, None, 4, 0)
+    starts.seen[:, :-1] = torch.randint(256, starts.seen[:, :-1].shape, dtype=torch.uint8)  # each its own past
+    how = QLearning(rows=8, memory=100, window=4, hold=hold, decisions=40, horizon=30)  # some begin anew
+    learner = Learner(how, world, starts, 1)
     choose = learner.network.forward
     learner.network.forward = lambda seen: acted.append(seen.clone()) or choose(seen)
     learner._dream()
-    rows, last = torch.arange(8), learner.memory.told - 1
-    kept = learner.memory.seen(torch.full((8,), last), rows, 4)
-    assert torch.equal(kept, acted[-1]) and kept.float().std(1).max() > 0
+    assert (learner.memory.age[1:40] == 0).any() and len(acted) == 40
+    for number, seen in enumerate(acted):
+        kept = learner.memory.seen(torch.full((8,), number), torch.arange(8), starts.seen)
+        assert torch.equal(kept, seen)
 
 
 def test_a_memory_s_returns_stop_at_ends_and_ask_for_what_is_cut():
@@ -208,16 +219,19 @@ def test_a_memory_s_returns_stop_at_ends_and_ask_for_what_is_cut():
 def test_a_memory_draws_what_is_about_to_happen_more_often_and_never_a_cut():
     found = Memory(64, 2, 1, (1, 1, 3), torch.device("cpu"))
     for number in range(64):
-        flat = {name: torch.zeros(2, dtype=torch.long) for name in ("chosen", "age")}
+        flat = {name: torch.zeros(2, dtype=torch.long) for name in ("chosen", "age", "begun")}
         reward, cut = torch.tensor([float(number == 40), 0.0]), torch.tensor([False, number % 8 == 0])
         found.add(
             frames=torch.zeros(2, 1, 1, 1, 3, dtype=torch.uint8), reward=reward, kept=torch.ones(2), cut=cut, **flat
         )
     draw_ = lambda events: found.draw(4000, events, 1, 4, torch.Generator().manual_seed(0))  # noqa: E731
-    soon = lambda at, row: ((row == 0) & (at > 36) & (at <= 40)).float().mean()  # noqa: E731
+    soon = lambda at, row, counts: ((row == 0) & (at > 36) & (at <= 40)).float().mean()  # noqa: E731
     assert abs(soon(*draw_(0.5)) - 0.5) < 0.05 and soon(*draw_(0.0)) < 0.06
-    at, row = draw_(0.5)
+    at, row, counts = draw_(0.5)
     assert not ((row == 1) & (at % 8 == 0)).any() and at.min() >= 1 and at.max() < 60
+    drawn_evenly = 4 / (2 * 59 - 7)  # of two rows' decisions 1 to 59, without the cut ones
+    weighed = (counts * ((row == 0) & (at > 36) & (at <= 40))).sum() / counts.sum()
+    assert counts.max() == 1 and abs(weighed - drawn_evenly) < 0.005
 
 
 def learners(world):
@@ -417,7 +431,9 @@ def test_every_episode_counts_once_however_long_it_is(rows):
 def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, capsys):
     quick = ["imagination.rows=2", "imagination.decisions=2", "imagination.horizon=4", "imagination.trials=1"]
     out = str(tmp_path / "agent")
-    assert main(["agent", "train", "world=arena", "steps=1", "minutes=0.01", f"out={out}", *quick]) == 0
+    seen = str(tmp_path / "seen")
+    assert main(["record", "game=arena", "policy=random", "frames=40", f"out={seen}"]) == 0
+    assert main(["agent", "train", "world=arena", "steps=1", "minutes=0.01", f"data={seen}", f"out={out}", *quick]) == 0
     assert main(["agent", "eval", f"agent={out}", f"out={out}", "episodes=3", "max_episode_steps=5"]) == 0
     found = json.loads((tmp_path / "agent" / "agent.json").read_text())
     assert len(found["returns"]) == 3 and found["game"] == "worldsim-real/Arena-v0" and "imagined" in found

@@ -52,8 +52,8 @@ def main(config: DictConfig) -> int:
     finally:
         envs.close()
     figures = _figures(lives, played)
-    if config.world is None and facts.get("best") is not None and horizon <= config.max_episode_steps:
-        figures["imagined"] = _imagined(facts["best"], horizon, lives)
+    if config.world is None and facts.get("promised") is not None and horizon <= config.max_episode_steps:
+        figures["imagined"] = _imagined(facts["promised"], horizon, lives)
     write_json(Path(str(config.out)) / "agent.json", {"agent": name, "seed": config.seed, **figures})
     print(_sentence(name, figures))
     if "imagined" in figures and (warning := _warning(figures["imagined"])):
@@ -132,9 +132,9 @@ def _figures(lives: list[tuple[float, int, float]], game: str) -> dict[str, Any]
     return figures | ({"tics": float(TICS * np.mean(steps))} if "Doom" in game else {})
 
 
-def _imagined(best: float, horizon: int, lives: list[tuple[float, int, float]]) -> dict[str, Any]:
-    """Returns what the agent earned in the dreams it was chosen by, and in as many steps of the game."""
-    return {"steps": horizon, "dream": best, "real": interval([early for *_, early in lives])}
+def _imagined(promised: float, horizon: int, lives: list[tuple[float, int, float]]) -> dict[str, Any]:
+    """Returns what the agent earned in dreams that begin as the game does, and in as many steps of the game."""
+    return {"steps": horizon, "dream": promised, "real": interval([early for *_, early in lives])}
 
 
 def _sentence(name: str, figures: dict[str, Any]) -> str:
