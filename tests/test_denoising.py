@@ -147,9 +147,10 @@ def test_a_clip_s_frames_show_what_was_resampled_and_are_gone_where_faults_were_
 def test_a_resampled_frame_is_what_the_teacher_makes_of_the_history_and_of_its_noised_self(top):
     model, clip = denoiser(), random_clip(2, 5, LATENT, CODEC)
     config = DenoisingConfig(
-        resampled_frames=1, resampled_share=1.0, resampled_level=top, clean_share=1.0, drop_share=0.0
+        resampled_frames=1, resampled_share=1.0, resampled_level=top, clean_share=1.0, drop_share=1.0
     )
     own = resample_history(model, clip, config, Draws(clip.latents, generator(3)))
+    config = replace(config, drop_share=0.0)  # a dream knows its whole history
     draw = Draws(clip.latents, generator(3))
     short = map_rows(lambda x: x[:, :4], clip)
     history = noisy_history(short, config, draw)
@@ -170,6 +171,16 @@ def test_a_dream_follows_as_much_of_the_residual_as_its_forecaster_says():
         frames.append(model.sample(EulerSampler(1), action, context, lambda index, noise=noise: noise)[0])
     assert torch.equal(frames[0], model.clamp(forecast.mean)) and not torch.equal(frames[2], frames[0])
     assert torch.allclose(frames[1], (frames[0] + frames[2]) / 2, atol=1e-6)  # none of it is clamped
+
+
+def test_a_resampled_frame_follows_as_much_of_the_residual_as_a_dream():
+    clip, frames = random_clip(2, 5, LATENT, CODEC), []
+    for followed in (0.0, 0.5, 1.0):
+        model = denoiser(told_by=partial(motion, followed=followed))
+        config = DenoisingConfig(resampled_frames=1, resampled_share=1.0)
+        frames.append(resample_history(model, clip, config, Draws(clip.latents, generator())).latents[:, 3])
+    assert torch.allclose(frames[1], (frames[0] + frames[2]) / 2, atol=1e-5)  # none of it is clamped
+    assert not torch.equal(frames[0], frames[2])
 
 
 def learning(model):

@@ -30,7 +30,8 @@ from worldsim.models.unet import UNetConfig
 from worldsim.noise import address_of
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
-from worldsim.pipeline.stages import _preview_episode, seeded
+from worldsim.pipeline.previews import preview_episode
+from worldsim.pipeline.run import seeded
 from worldsim.training.loop import Rhythm
 
 SIZES = StageSizes(8, 1e-3)
@@ -122,7 +123,8 @@ def test_a_world_that_kept_the_last_frame_can_learn_to_foresee_it(tmp_path, monk
         seen[stage.name] = stage.model
         return stage.model
 
-    monkeypatch.setattr("worldsim.pipeline.stages.trained", untrained)
+    for stage in ("forecast", "dynamics", "outcome"):
+        monkeypatch.setattr(f"worldsim.pipeline.{stage}.trained", untrained)
     more = replace(run(tmp_path, preset=FORESEEING), folder=tmp_path / "more")
     train_world(replace(more, begin_from=str(tmp_path / "run" / "world")))
     assert isinstance(seen["forecast"], NextFrame)
@@ -455,7 +457,7 @@ def test_a_preview_is_of_an_episode_that_a_dream_can_begin_in(lengths, shown):
     store = SimpleNamespace(records=records)
     held_out = [0, 1] if shown == 3 else [0, 1, 2]
     run = SimpleNamespace(store=store, preset=preset, held_out_episodes=held_out, training_episodes=[2, 3])
-    assert _preview_episode(run) == shown
+    assert preview_episode(run) == shown
 
 
 def test_a_short_held_out_episode_stops_no_training(tmp_path):

@@ -1,4 +1,4 @@
-"""Few steps without the blur: a student does in 1, 2 or 4 evaluations what its teacher does in many.
+"""Few steps without the blur: a student does in 1 to 8 evaluations what its teacher does in many.
 
 `METHODS` names the ways to teach it; each is one function from a `Task` to a loss.
 """
@@ -21,6 +21,7 @@ class Known:
 
     loss: Method
     rounds: int = 1  # trainings one after the other, each the teacher of the next
+    first: int = 1  # the evaluations a frame that the first round's student is for; half as many every round after
     group: int = 1  # rows of a batch that share a history
     critic: bool = False  # a second network, that learns the student's frames
     share: float = 1.0  # of the learning rate, for the student: a critic has to keep up with it
@@ -29,7 +30,7 @@ class Known:
 METHODS = {
     "regression": Known(regression),
     "shortcut": Known(shortcut),
-    "progressive": Known(progressive, rounds=ROUNDS),
+    "progressive": Known(progressive, rounds=ROUNDS, first=2 ** (ROUNDS - 1)),
     "consistency": Known(consistency),
     "continuous_consistency": Known(continuous_consistency),
     "mean_flow": Known(mean_flow),

@@ -39,6 +39,11 @@ def drifting(task: Task) -> Loss:
 
 def drift(x: Tensor, positive: Tensor) -> Tensor:
     """Returns where made samples `x [... n d]` go beside `positive [... m d]`, in steps of one size per temperature."""
+    with torch.autocast(x.device.type, enabled=False):  # a difference of near things wants every digit
+        return _drift(x.float(), positive.float())
+
+
+def _drift(x: Tensor, positive: Tensor) -> Tensor:
     n, width = x.shape[-2:]
     everyone = torch.cat((positive, x), -2)
     apart = torch.cdist(x, everyone)

@@ -2,7 +2,7 @@
 
 Everything is in rectified flow's coordinates, x = (1 - t) clean + t noise: time t is a level of `RectifiedFlow()`. A
 student is a flow map: told time and target time, its clean latent is the one whose straight line from x passes through
-the teacher's flow at the target. Told the same time twice, it is the mean.
+the teacher's flow at the target. Told the same time twice, a teacher is the mean; most students no longer are.
 Leaves out where the batch comes from (`pipeline/distillation.py`) and the methods, one file each.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from worldsim.diffusion.process import expand
+from worldsim.diffusion.process import RectifiedFlow, add_noise, expand
 from worldsim.objectives.denoising import Draws
 from worldsim.types import Denoise, Loss
 
@@ -43,7 +43,7 @@ class Task:
 
     def noised(self, time: Tensor) -> Tensor:
         """Returns the frames that came, noised to `time [b]`."""
-        return noised(self.clean, self.noise(), time)
+        return add_noise(RectifiedFlow(), self.clean, self.noise(), time)
 
     def noise(self) -> Tensor:
         """Returns standard normal noise for every row, `[b c h w]`."""
@@ -58,12 +58,6 @@ class Task:
 
 
 Method = Callable[[Task], Loss]
-
-
-def noised(clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """Returns `clean [b c h w]` noised to `time [b]`."""
-    time = expand(time, clean)
-    return (1 - time) * clean + time * noise
 
 
 def velocity(denoise: Denoise, x: Tensor, time: Tensor, target: Tensor | None = None) -> Tensor:

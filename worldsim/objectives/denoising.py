@@ -127,10 +127,11 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
     may be where it is not in the frame to tell, which teaches that things come and go.
     """
     rows = math.ceil(len(clip.latents) * config.resampled_share)
+    whole = replace(config, drop_share=0.0)  # as in play
     own, last = map_rows(lambda x: x[:rows], clip), clip.latents.shape[1] - 1
     for position in range(last - config.resampled_frames, last):
         before = map_rows(lambda x: x[:, position + config.resampled_frames - last : position + 1], own)  # noqa: B023
-        history = noisy_history(before, config, draw)
+        history = noisy_history(before, whole, draw)
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         forecast = teacher.forecaster.foresee(history, frame.action)
         levels = [torch.full_like(frame.reward, config.resampled_level * i / steps) for i in range(steps, -1, -1)]
@@ -141,7 +142,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
         for level, further in pairwise(levels):
             sample, _ = teacher(history, Stream(x, level, frame.action, frame.valid, further), forecast)
             x = euler_step(teacher.process, x, forecast.residual(teacher.clamp(sample)), level, further)
-        sample = teacher.clamp(forecast.latent(x))
+        sample = teacher.clamp(forecast.latent(x, teacher.forecaster.followed))
         made = torch.where(expand(frame.valid, sample), sample, frame.latents)
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))

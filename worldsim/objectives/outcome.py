@@ -19,8 +19,6 @@ from worldsim.models.outcome import OutcomeDistribution, two_hot
 from worldsim.objectives.denoising import DenoisingConfig, Draws, faulty_history, noisy_history
 from worldsim.types import Clip, Loss, Stream
 
-LAST_LEVELS = (1.0, 0.5, 0.25)  # where a sampler of 1, 2 and 4 steps evaluates the network for the last time
-
 
 @dataclass(frozen=True)
 class Rarity:
@@ -33,9 +31,18 @@ class Rarity:
 
 
 def outcome_loss(
-    outcome, denoiser, clip: Clip, config: DenoisingConfig, rarity: Rarity | None = None, *, generator: torch.Generator
+    outcome,
+    denoiser,
+    clip: Clip,
+    config: DenoisingConfig,
+    rarity: Rarity | None = None,
+    *,
+    steps: int = 4,
+    generator: torch.Generator,
 ) -> Loss:
     """Returns the loss on the last frame of a clip `[b t …]`, on the features that the last sampling step would see.
+
+    A sampler takes 1, 2, 4, … or `steps` steps.
 
     With `rarity` the clip is an `EventSampler`'s. Reward then learns from its first two parts and termination from the
     first and the third, with the log-odds added by which either is likelier there: what the heads say stays what the
@@ -44,7 +51,7 @@ def outcome_loss(
     draw = Draws(clip.latents, generator)
     history = noisy_history(_faulty(clip, config, draw), config, draw)
     last, action = clip.latents[:, -1:], clip.action[:, -1:]
-    levels = torch.tensor(LAST_LEVELS, device=last.device)
+    levels = torch.tensor([1 / k for k in (1, 2, 4, 8) if k < steps] + [1 / steps], device=last.device)
     level = levels[(draw.uniform(len(last), 1) * len(levels)).long()]
     with torch.no_grad():
         forecast = denoiser.forecaster.foresee(history, action)

@@ -1,7 +1,8 @@
 """From a world to one that needs fewer steps: a student begins as its teacher and learns by one of `distill.METHODS`.
 
 Here as a training like any other: rounds, then the outcome model goes on with the student's features, then a bundle
-whose provenance holds the teacher's. Histories are noised as in training, their newest frames the student's own.
+whose provenance holds the teacher's. Histories are noised as in training, their newest frames the student's own as soon
+as it can make them.
 Leaves out codec and forecaster, which stay the teacher's.
 """
 
@@ -36,18 +37,11 @@ from worldsim.objectives.denoising import (
     noisy_history,
     resample_history,
 )
-from worldsim.pipeline.run import Preset, Run, StageSizes
-from worldsim.pipeline.stages import (
-    OUTCOME_SHARE,
-    encode,
-    learned_from,
-    prepare_codec,
-    seeded,
-    seen_clips,
-    train_outcome,
-    trained,
-    write_bundle,
-)
+from worldsim.pipeline.assembly import write_bundle
+from worldsim.pipeline.codec import encode, prepare_codec
+from worldsim.pipeline.forecast import learned_from, seen_clips
+from worldsim.pipeline.outcome import OUTCOME_SHARE, train_outcome
+from worldsim.pipeline.run import Preset, Run, StageSizes, seeded, trained
 from worldsim.training.loop import Rhythm, Stage
 from worldsim.types import Clip, Denoise, Stream, map_rows
 from worldsim.world_model import WorldModel
@@ -139,6 +133,8 @@ def _check(teacher: WorldModel, store: EpisodeStore) -> None:
             f"expected a teacher trained by process=rectified_flow with shift=1, found {teacher.denoiser.process}; "
             "train it anew"
         )
+    if (method := str(mine.provenance.get("preset")).split(", ")[0]) in METHODS:
+        raise ValueError(f"expected a teacher, found {mine.name}, itself a student by {method}; give its teacher")
     if teacher.guidance is not None:
         raise ValueError(
             f"expected a teacher without guidance, which a student cannot be asked for, found {teacher.guidance}"
@@ -166,7 +162,10 @@ def _preset(how: Distillation, teacher: WorldModel) -> Preset:
 
 
 def _faulty_share(how: Distillation, teacher: WorldModel) -> float:
-    return teacher.info.provenance.get("faulty_share", 0.0) if how.faulty_share is None else how.faulty_share
+    share = teacher.info.provenance.get("faulty_share") if how.faulty_share is None else how.faulty_share
+    if share is None:
+        raise ValueError(f"expected faulty_share= with {teacher.info.name}, which does not say its own, found none")
+    return share
 
 
 def _like(config: Any) -> Callable[..., Any]:
@@ -183,7 +182,9 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
     null = run.action_codec.null.to(device)
 
     def objective(model, average, clip, progress, generator):
-        task = _task(how, known, teacher, model, average, clip.to(device), null, config, generator)
+        able = known.first >> index <= how.steps  # of all jumps that a frame takes
+        ready = config if able else replace(config, resampled_share=0.0)
+        task = _task(how, known, teacher, model, average, clip.to(device), null, ready, generator)
         return known.loss(replace(task, progress=progress, round=index))
 
     def batch(step: int) -> Clip:

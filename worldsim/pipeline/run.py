@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from worldsim.diffusion.samplers import EulerSampler
 from worldsim.diffusion.weighting import check_weight
 from worldsim.files import write_json
 from worldsim.objectives.denoising import DenoisingConfig
-from worldsim.training.loop import Budget, Rhythm
+from worldsim.training.loop import Budget, M, Rhythm, Stage, train
 from worldsim.training.processes import Processes
 from worldsim.world_model import WorldModel
 
@@ -168,6 +169,12 @@ class Run:
         return list(range(0, len(self.store), HOLD_OUT)) if len(self.store) >= 10 else []
 
     @property
+    def prompt_length(self) -> int:
+        """How many frames a prompt has: as many as a clip gives, fewer where no training episode is so long."""
+        longest = max(self.store.records[i].total_steps for i in self.training_episodes)
+        return min(self.preset.clip_length - 1 - self.preset.denoising.resampled_frames, longest)
+
+    @property
     def torch_device(self) -> torch.device:
         """Where the run trains."""
         return bundle.read_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -196,6 +203,19 @@ class Run:
                 plan[name] = round(seconds, 1)
                 write_json(path, plan)
         return Budget(seconds=max(plan[name], 1.0))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initialises modules from a seed, and leaves the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # the CPU's alone: that is what comes back
+        yield
+
+
+def trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
+    """Returns the stage's model, trained in its own folder of the run's."""
+    return train(stage, budget, run.folder / stage.name, seed, run.rhythm, run.torch_device, run.batches_a_step)
 
 
 def _plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ DECAY = 0.3
 def adamw(
     model: nn.Module, learning_rate: float, weight_decay: float = 0.01, shares: Mapping[str, float] | None = None
 ) -> torch.optim.AdamW:
-    """Returns AdamW that decays matrices and kernels only, not biases, norms and gains.
+    """Returns AdamW that decays what has two dimensions or more: no biases, norms and gains of one.
 
     `shares` names children of the model that learn at that share of the rate; it stands in their groups as `share`.
     """
