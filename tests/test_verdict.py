@@ -45,3 +45,4 @@ def test_what_was_not_measured_has_no_line():
     assert word(metrics(controllability={"retrieval": told}), "Do actions") == "poor"
     assert word(metrics(drift={"collapse": None, "length": 10_000}), "Does a long") == "good"
     assert word(metrics(drift={"collapse": 100, "length": 10_000}), "Does a long") == "poor"
+    assert len(verdicts(metrics(drift={"collapse": None, "length": 10_000, "tells": False}))) == 3

@@ -85,15 +85,17 @@ def drift(
     as many real chunks of other episodes reach, their mean and 95th percentile. `detail` is fine detail as a share of
     the real, `stall` the share of frames that stand still (beside the real `stall_floor`), `valid` the share of frames
     in which the probe finds what it finds in real ones. `collapse` is the first age whose distance is above a half (and
-    above all of the floor, or above 1), or where less than half of the frames are valid; None: none.
-    None in all where nearly all real chunks are of one long episode.
+    above all of the floor, or above 1), where less than half of the frames are valid, or where more than half stand
+    still that do not in real ones; None: none. `tells` is whether distance says anything: not where real chunks of
+    other episodes are often as far apart as that. None in all where nearly all real chunks are of one long episode.
     """
     if length < SPAN:
         raise ValueError(f"expected dreams of at least {SPAN} frames, found {length}")
     floor = reference.floor(ROWS * CHUNKS)
     if not len(floor):
         return None
-    limit = max(COLLAPSED, min(float(floor.max()), 1))
+    usual = float(np.quantile(floor, 0.95))
+    limit = max(COLLAPSED, min(float(floor.max()), 1)) if usual <= COLLAPSED else np.inf
     ages = [age for age in AGES if age + SPAN <= length] + [length - SPAN]
     known = _signature(probe, reference.chunks[:, 0])
     figures: dict[str, Any] = {}
@@ -107,12 +109,18 @@ def drift(
             **({"valid": round(float(np.mean([_found(probe(f)) == known for f in frames])), 4)} if probe else {}),
             **moments,
         }
-    collapsed = [int(age) for age, f in figures.items() if f["distance"] > limit or f.get("valid", 1) < 0.5]
+    stall_floor = _stall(reference.chunks)
+    collapsed = [
+        int(age)
+        for age, f in figures.items()
+        if f["distance"] > limit or f.get("valid", 1) < 0.5 or f["stall"] > (1 + stall_floor) / 2
+    ]
     return {
         "ages": figures,
-        "floor": {"mean": round(float(floor.mean()), 4), "p95": round(float(np.quantile(floor, 0.95)), 4)},
-        "stall_floor": _stall(reference.chunks),
+        "floor": {"mean": round(float(floor.mean()), 4), "p95": round(usual, 4)},
+        "stall_floor": stall_floor,
         "collapse": min(collapsed, default=None),
+        "tells": usual <= COLLAPSED,
         "length": length,
     }
 

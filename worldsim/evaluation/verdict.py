@@ -150,6 +150,8 @@ def _drift(m: dict[str, Any]) -> Verdict | None:
     if not figure:
         return None
     age, length = figure["collapse"], figure["length"]
+    if age is None and not figure.get("tells", True):
+        return None
     text = f"no collapse in {length} frames" if age is None else f"collapsed at frame {age}"
     value = length if age is None else age
     return Verdict("Does a long dream last?", text, _word(value, length, 300), "good: to the end; fair: 300 frames")
