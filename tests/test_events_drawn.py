@@ -11,7 +11,7 @@ from worldsim.actions import ActionCodec
 from worldsim.data.clips import EventSampler, WindowSampler, parts
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.models.denoiser import Denoiser
-from worldsim.models.outcome import OutcomeConfig, OutcomeModel
+from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, two_hot
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.objectives.outcome import Rarity, outcome_loss
 
@@ -46,20 +46,34 @@ def test_half_the_windows_end_anywhere_and_a_quarter_each_on_a_rare_reward_and_a
     assert len({place for batch in last for place in batch[anywhere]}) > 50
 
 
+def test_a_share_of_any_windows_may_end_on_a_rare_reward_in_any_row(store):
+    plain, eventful = (WindowSampler(store, [0, 1, 2, 3], LENGTH, 0, share) for share in (0.0, 0.25))
+    rows = set()
+    for step in range(30):
+        before, after = plain.windows(step, 16), eventful.windows(step, 16)
+        changed = [row for row in range(16) if before[row] != after[row]]
+        assert 3 <= len(changed) <= 4 and after == eventful.windows(step, 16)  # one may have been such a window
+        assert {(i, start + LENGTH - 1) for i, start in (after[row] for row in changed)} <= {(0, 10), (2, 31), (3, 1)}
+        rows |= set(changed)
+    assert rows == set(range(16))
+
+
 def test_what_never_comes_or_often_is_not_drawn(tmp_path, store):
     assert EventSampler(store, [1], LENGTH, 0).shares == (0, 0)
     assert EventSampler(store, [1], LENGTH, 0).windows(0, 8) == WindowSampler(store, [1], LENGTH, 0).windows(0, 8)
     dense = store_of(tmp_path / "dense", [np.arange(9)], [False])
     assert EventSampler(dense, [0], LENGTH, 0).shares == (0, 0)
+    plain, eventful = (WindowSampler(dense, [0], LENGTH, 0, share) for share in (0.0, 0.5))
+    assert plain.windows(0, 8) == eventful.windows(0, 8)
 
 
-def drawn(rng, rate, rows=64):
-    """Clips as an `EventSampler` draws them, of a game whose events follow from nothing: reward 1, and the end."""
+def drawn(rng, rate, rows=64, common=0.0, rare=1.0):
+    """Clips as an `EventSampler` draws them, of a game whose events follow from nothing: a rare reward, and the end."""
     _, rewards, ends = parts(rows)
     clip = random_clip(rows, LENGTH, (4, 2, 2), ActionCodec(SPACE), int(rng.integers(2**31)))
     reward, end = torch.from_numpy(rng.random((2, rows)) < rate)
     reward[rewards], end[ends] = True, True
-    clip.reward[:, -1], clip.terminated[:, -1] = reward.float(), end
+    clip.reward[:, -1], clip.terminated[:, -1] = torch.where(reward, rare, common), end
     return clip
 
 
@@ -80,6 +94,30 @@ def test_the_heads_say_how_often_events_come_if_they_are_told_how_often_they_are
         outcome_loss(model, world, drawn(rng, rate, 256), DenoisingConfig(), generator=generator)
     means = [said[0].reward_mean.mean().item(), said[0].end_probability.mean().item()]
     assert all(0.02 < mean < 0.1 for mean in means) if is_told else all(mean > 0.2 for mean in means)
+
+
+@pytest.mark.parametrize(("common", "rare"), [(0.0, 1.0), (1.0, 2.0), (0.0, 0.1), (1.0, 0.9)])
+def test_the_reward_s_mean_is_the_data_s_whatever_bins_rewards_share(common, rare):
+    """The loss' own optimum, for frames that all look alike."""
+    rate, rows = 0.05, 160
+    model = OutcomeModel(OutcomeConfig(16, ActionCodec(SPACE).width, width=8))
+    near = two_hot(torch.tensor([common, rare]), model.bins) > 0
+    rarity = Rarity(common, rate, rate, apart=not bool((near[0] & near[1]).any()))
+    world = Denoiser(conv_backbone(), torch.stack((-torch.ones(4, 1, 1), torch.ones(4, 1, 1))))
+    logits = torch.where(near.any(0), 0.0, -20.0).requires_grad_()
+    optimizer, clip = torch.optim.Adam([logits], 0.1), drawn(np.random.default_rng(0), 0.0, rows, common, rare)
+    clip.reward[: round(rate * rows / 2), -1] = rare  # of the half that may be any frame
+
+    def alike(features, action):
+        rows = logits.expand(len(action), -1)
+        return OutcomeDistribution(rows, torch.zeros(len(action)), model.bins)
+
+    alike.bins = model.bins
+    for _ in range(500):
+        loss = outcome_loss(alike, world, clip, DenoisingConfig(), rarity, generator=torch.Generator().manual_seed(0))
+        optimizer.zero_grad(), loss.total.backward(), optimizer.step()
+    mean = (logits.softmax(-1) @ model.bins).item()
+    assert (mean - common) / (rare - common) == pytest.approx(rate, abs=0.01)
 
 
 def test_a_head_learns_nothing_from_the_other_ones_events():

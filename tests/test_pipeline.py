@@ -457,6 +457,7 @@ def test_a_preview_is_of_an_episode_that_a_dream_can_begin_in(lengths, shown):
     store = SimpleNamespace(records=records)
     held_out = [0, 1] if shown == 3 else [0, 1, 2]
     run = SimpleNamespace(store=store, preset=preset, held_out_episodes=held_out, training_episodes=[2, 3])
+    run.prompt_length = Run.prompt_length.fget(run)
     assert preview_episode(run) == shown
 
 

@@ -25,14 +25,16 @@ class WindowSampler:
     """Draws windows of `length` frames that end on a uniformly drawn frame with an action before it.
 
     A window never crosses an episode's end; one that reaches before its first frame starts with negative positions.
+    A share of the windows, `eventful`, ends on a rare reward instead, where there are any (see `EventSampler`).
     """
 
-    def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, seed: int):
-        self.episodes, self.length, self.seed = np.asarray(episodes), length, seed
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, seed: int, eventful: float = 0.0):
+        self.episodes, self.length, self.seed, self.eventful = np.asarray(episodes), length, seed, eventful
         steps = np.array([store.records[i].total_steps for i in episodes])
         self._ends = np.cumsum(steps)
         if not len(steps) or self._ends[-1] == 0:
             raise ValueError("expected at least one episode of one step to train on, found none; record more frames")
+        self._events = _rare(_rare_rewards(store, episodes)[2], self._ends[-1]) if eventful else []
 
     def windows(self, step: int, count: int) -> list[tuple[int, int]]:
         """Returns `count` pairs of (episode index, first position) for a training step."""
@@ -40,22 +42,28 @@ class WindowSampler:
         flat = rng.integers(self._ends[-1], size=count)
         which = np.searchsorted(self._ends, flat, side="right")
         last = flat - np.where(which > 0, self._ends[which - 1], 0) + 1  # position of the last frame, 1 .. total_steps
-        return [(int(self.episodes[w]), int(end) - self.length + 1) for w, end in zip(which, last, strict=True)]
+        windows = [(int(self.episodes[w]), int(end) - self.length + 1) for w, end in zip(which, last, strict=True)]
+        if len(self._events):
+            for row in rng.permutation(count)[: round(self.eventful * count)]:
+                index, event = self._events[rng.integers(len(self._events))]
+                windows[row] = index, event - self.length + 1
+        return windows
 
 
 class EventSampler:
     """Draws windows of which half end on any frame, a quarter on a rare reward and a quarter on a termination.
 
     A rare reward is any but the most common one. Of what never happens in the data, or in one of eight steps and more,
-    nothing is drawn but any frame. `shares` are how much of all steps bring the one and the other, 0 where not drawn.
+    nothing is drawn but any frame. `shares` are how much of all steps bring the one and the other, 0 where not drawn;
+    `common` and `others` the rewards there are.
     """
 
     def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, seed: int):
         self._any, self._length, self._seed = WindowSampler(store, episodes, length, seed), length, seed
         steps = sum(store.records[i].total_steps for i in episodes)
-        self.common, rewards = _rare_rewards(store, episodes)
+        self.common, self.others, rewards = _rare_rewards(store, episodes)
         ends = [(i, store.records[i].total_steps) for i in episodes if store.records[i].terminated]
-        self._events = [np.array(places if 8 * len(places) < steps else []) for places in (rewards, ends)]
+        self._events = [np.array(_rare(places, steps)) for places in (rewards, ends)]
         self.shares = tuple(len(places) / steps for places in self._events)
 
     def windows(self, step: int, count: int) -> list[tuple[int, int]]:
@@ -69,21 +77,26 @@ class EventSampler:
         return windows
 
 
+def _rare(places: list[tuple[int, int]], steps: int) -> list[tuple[int, int]]:
+    return places if 8 * len(places) < steps else []
+
+
 def parts(count: int) -> tuple[slice, slice, slice]:
     """Returns which rows of an `EventSampler`'s batch end on any frame, on a rare reward and on a termination."""
     half, three_quarters = count // 2, count // 2 + count // 4
     return slice(0, half), slice(half, three_quarters), slice(three_quarters, count)
 
 
-def _rare_rewards(store: EpisodeStore, episodes: Sequence[int]) -> tuple[float, list[tuple[int, int]]]:
-    """Returns the most common reward, and the frames (episode index, position) that came with another."""
+def _rare_rewards(store: EpisodeStore, episodes: Sequence[int]) -> tuple[float, list[float], list[tuple[int, int]]]:
+    """Returns the most common reward, all others, and the frames (episode index, position) that came with these."""
     rewards = {i: store.rewards(i) for i in episodes}
     rewards = {i: np.array(values) for i, values in rewards.items() if values is not None}
     if not rewards:
-        return 0.0, []
+        return 0.0, [], []
     values, counts = np.unique(np.concatenate([*rewards.values()]), return_counts=True)
     common = values[counts.argmax()]
-    return float(common), [(i, int(t) + 1) for i, r in rewards.items() for t in np.flatnonzero(r != common)]
+    places = [(i, int(t) + 1) for i, r in rewards.items() for t in np.flatnonzero(r != common)]
+    return float(common), values[values != common].tolist(), places
 
 
 def frame_batch(store: EpisodeStore, windows: Sequence[tuple[int, int]], length: int) -> Tensor:

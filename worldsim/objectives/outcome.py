@@ -28,6 +28,7 @@ class Rarity:
     common: float
     reward: float
     end: float
+    apart: bool = True  # no other reward shares a bin with the common one
 
 
 def outcome_loss(
@@ -46,7 +47,7 @@ def outcome_loss(
 
     With `rarity` the clip is an `EventSampler`'s. Reward then learns from its first two parts and termination from the
     first and the third, with the log-odds added by which either is likelier there: what the heads say stays what the
-    data says (logit adjustment, Menon et al. 2021).
+    data says (logit adjustment, Menon et al. 2021). Where rewards share bins, other ones weigh less instead.
     """
     draw = Draws(clip.latents, generator)
     history = noisy_history(_faulty(clip, config, draw), config, draw)
@@ -62,13 +63,12 @@ def outcome_loss(
     known = clip.known[:, -1].float()
     of_reward, of_end = known, known
     if rarity is not None:
-        of_reward, of_end, distribution = _adjusted(distribution, known, rarity)
+        of_reward, of_end, distribution = _adjusted(distribution, clip.reward[:, -1], known, rarity)
     goal = two_hot(clip.reward[:, -1], outcome.bins)  # in reward units, so that the mean is exact
     reward = -(goal * distribution.reward_logits.log_softmax(-1)).sum(-1)
     ended = clip.terminated[:, -1].float()
     end = F.binary_cross_entropy_with_logits(distribution.end_logit, ended, reduction="none")
-    reward = (reward * of_reward).sum() / of_reward.sum().clamp_min(1)
-    end = (end * of_end).sum() / of_end.sum().clamp_min(1)
+    reward, end = ((x * of).sum() / of.sum().clamp_min(1e-6) for x, of in ((reward, of_reward), (end, of_end)))
     return Loss(reward + end, {"reward": reward.detach(), "end": end.detach()})
 
 
@@ -84,16 +84,20 @@ def _faulty(clip: Clip, config: DenoisingConfig, draw: Draws) -> Clip:
 
 
 def _adjusted(
-    distribution: OutcomeDistribution, known: Tensor, rarity: Rarity
+    distribution: OutcomeDistribution, reward: Tensor, known: Tensor, rarity: Rarity
 ) -> tuple[Tensor, Tensor, OutcomeDistribution]:
-    """Returns the rows that each head learns from `[b]`, and what it would say were events as common as in them."""
+    """Returns how much each head learns from rows `[b]`, and what it would say were events as common as in them."""
     any_frame, rewards, ends = parts(len(known))
     of_reward, of_end = known.clone(), known.clone()
     of_reward[ends], of_end[rewards] = 0, 0
     drawn = (rewards.stop - rewards.start, ends.stop - ends.start)
     more = [_log_odds(any_frame.stop, n, share) for n, share in zip(drawn, (rarity.reward, rarity.end), strict=True)]
-    is_rare = two_hot(distribution.bins.new_full((), rarity.common), distribution.bins) == 0
-    reward_logits = distribution.reward_logits + more[0] * is_rare
+    if rarity.apart:
+        is_rare = two_hot(distribution.bins.new_full((), rarity.common), distribution.bins) == 0
+        reward_logits = distribution.reward_logits + more[0] * is_rare
+    else:
+        reward_logits = distribution.reward_logits
+        of_reward = torch.where(reward == rarity.common, of_reward, of_reward * math.exp(-more[0]))
     return (
         of_reward,
         of_end,

@@ -5,9 +5,11 @@ Here as the last stage that trains. Leaves out the network and its loss (`models
 
 from __future__ import annotations
 
+import torch
+
 from worldsim.data.clips import ClipTable, EventSampler
 from worldsim.models.denoiser import Denoiser
-from worldsim.models.outcome import OutcomeConfig, OutcomeModel
+from worldsim.models.outcome import OutcomeConfig, OutcomeModel, two_hot
 from worldsim.objectives.outcome import Rarity, outcome_loss
 from worldsim.pipeline.forecast import learned_from, seen_clips
 from worldsim.pipeline.run import Run, seeded, trained
@@ -26,7 +28,9 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
     if run.begun is not None:
         model.load_state_dict(run.begun.outcome.state_dict())
     sampler = EventSampler(run.store, learned_from(run, denoiser), preset.clip_length, run.seed + 2)
-    rarity = Rarity(sampler.common, *sampler.shares)
+    near = two_hot(torch.tensor([sampler.common, *sampler.others]), model.bins) > 0
+    reward, end = sampler.shares
+    rarity = Rarity(sampler.common, reward, end, apart=not bool((near[1:] & near[0]).any()))
 
     def objective(model, average, clip, progress, generator):
         clip, steps = clip.to(device), preset.steps
