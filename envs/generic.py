@@ -18,9 +18,11 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from worldsim import pixels
+from worldsim.actions import KEY_CODES
 from worldsim.envs import pictures
 
 _REGISTERED_BY = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "Vizdoom": "vizdoom.gymnasium_wrapper"}
+_NAMES = {code: name for name, code in KEY_CODES.items()}
 
 
 def make(id: str, size: int = 64, range: Any = None, **kwargs: Any) -> gym.Env:
@@ -30,8 +32,8 @@ def make(id: str, size: int = 64, range: Any = None, **kwargs: Any) -> gym.Env:
 
     Raises ValueError (one sentence) where the id is unknown or the game has no pictures.
     """
-    if size < 8:
-        raise ValueError(f"expected game.size of at least 8 pixels, found {size}")
+    if not (isinstance(size, int) and size >= 8):
+        raise ValueError(f"expected game.size to be a whole number of at least 8, found {size!r}")
     values, env = pictures.read_range(range), _make(id, **kwargs)
     space, modes = env.observation_space, env.metadata.get("render_modes", [])
     if isinstance(space, gym.spaces.Box) and pictures.layout_of(space.shape):
@@ -133,12 +135,18 @@ def _keymap(env: gym.Env) -> dict | None:
     with contextlib.suppress(AttributeError, NotImplementedError):
         found = env.unwrapped.get_wrapper_attr("get_keys_to_action")()
         table = {_names(keys): int(action) for keys, action in found.items()}
-        bindings = [{"keys": list(keys), "set": {"0": action}} for keys, action in table.items() if keys]
+        bindings = [{"keys": list(k), "set": {"0": action}} for k, action in table.items() if k and None not in k]
         return {"rest": [table.get((), int(env.action_space.start))], "bindings": bindings, "mouse": []}
     return None
 
 
-def _names(keys: str | int | tuple[str | int, ...]) -> tuple[str, ...]:
-    """Returns pygame's names of keys that a game gives as characters or their numbers, one or several."""
-    characters = [chr(key) if isinstance(key, int) else key for key in ([keys] if isinstance(keys, int) else keys)]
-    return tuple("space" if character == " " else character.lower() for character in characters)
+def _names(keys: str | int | tuple[str | int, ...]) -> tuple[str | None, ...]:
+    """Returns pygame's names of keys that a game gives as names, characters or pygame's codes; None for an unknown."""
+    return tuple(_name(key) for key in ([keys] if isinstance(keys, int) else keys))
+
+
+def _name(key: str | int) -> str | None:
+    if isinstance(key, str) and len(key) != 1:
+        return key.lower()
+    code = key if isinstance(key, int) else ord(key)
+    return _NAMES.get(code) or (chr(code).lower() if code < 0x110000 and chr(code).isprintable() else None)

@@ -122,6 +122,12 @@ def test_the_table_lists_every_combination_of_a_small_space(sizes):
         assert space.contains(unpack(space, row))
 
 
+def test_the_table_of_a_space_far_from_zero_is_in_it():
+    for space in (spaces.Box(2000, 3000, (1,)), spaces.Box(-np.inf, -5000, (1,)), spaces.Box(-np.inf, np.inf, (1,))):
+        table = default_table(space)
+        assert len(table) and all(space.contains(row.astype(np.float32)) for row in table)
+
+
 def test_the_table_of_a_large_space_changes_one_number_at_a_time():
     space = spaces.MultiBinary(10)
     table = default_table(space)

@@ -173,3 +173,12 @@ def test_final_observations_are_arrays_of_their_own():
     final = infos["final_obs"]
     assert final.dtype == object and not any(np.shares_memory(frame, observations) for frame in final)
     assert not np.shares_memory(*final)
+
+
+def test_rows_that_ended_where_a_state_stands_begin_anew_at_once_in_the_same_step():
+    env = WorldModelEnv(FakeWorld(end=1))
+    env.reset(seed=0), env.step(1)
+    envs = env.fork(2, autoreset_mode="SameStep")
+    assert envs.get_state().world.age.tolist() == [0, 0] and not envs.get_state().terminated.any()
+    disabled = env.fork(2, autoreset_mode="Disabled")
+    assert disabled.get_state().terminated.all()

@@ -35,7 +35,7 @@ class Blind(Striped):
 
 class Keyed(Striped):
     def get_keys_to_action(self):
-        return {(): 0, (ord("d"),): 1, (ord("a"), ord(" ")): 0, "w": 1}
+        return {(): 0, (ord("d"),): 1, (ord("a"), ord(" ")): 0, "w": 1, 1073741904: 1, (13,): 0, (1073741000,): 1}
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +119,8 @@ def test_a_game_that_says_its_keys_has_them_as_keymap():
             {"keys": ["d"], "set": {"0": 1}},
             {"keys": ["a", "space"], "set": {"0": 0}},
             {"keys": ["w"], "set": {"0": 1}},
+            {"keys": ["left"], "set": {"0": 1}},
+            {"keys": ["return"], "set": {"0": 0}},
         ],
         "mouse": [],
     }
@@ -131,7 +133,7 @@ def test_a_game_that_says_its_keys_has_them_as_keymap():
         ({"id": "no_such_module:Game-v0"}, "there is no no_such_module here"),
         ({"id": "worldsim-test/Blind-v0"}, r"expected pictures \[H W 3\].*or render mode rgb_array"),
         ({"id": "worldsim-test/Striped-v0", "colour": 3}, "does not take these settings"),
-        ({"id": "CartPole-v1", "size": 0}, "expected game.size of at least 8 pixels, found 0"),
+        ({"id": "CartPole-v1", "size": 0}, "expected game.size to be a whole number of at least 8"),
     ],
 )
 def test_wrong_settings_are_named_in_one_sentence(arguments, message):

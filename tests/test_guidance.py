@@ -188,6 +188,8 @@ def test_a_bundle_keeps_how_its_world_is_sampled_and_loading_may_say_otherwise(t
     assert bundle.load(folder, sampler=EulerSampler(7), guidance=Guidance(1.0)).steps == 7
     with pytest.raises(ValueError, match="expected sampler one of euler, heun"):
         bundle.load(folder, sampler="hoin")
+    with pytest.raises(ValueError, match=r"expected sampler one of euler, heun, .*, found 8"):
+        bundle.load(folder, sampler=8, steps=4)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

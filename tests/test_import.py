@@ -269,6 +269,29 @@ def test_two_imports_at_once_are_refused(tmp_path, pictures):
     assert import_frames(pictures, tmp_path / "data") == 12
 
 
+def test_another_import_that_still_runs_is_left_alone_and_so_is_a_folder_of_that_name(tmp_path):
+    info = DatasetInfo("film", (8, 8, 3), None, 15.0, has_rewards=False)
+    episode = Episode(np.ones((3, 8, 8, 3), np.uint8), None, None, False, True, None, "x")
+    running = EpisodeWriter(tmp_path / "out.partial", replace(info, game="another film"))
+    with running, pytest.raises(ValueError, match="written by another process"):
+        write_import(tmp_path / "out", info, [episode])
+    assert write_import(tmp_path / "out", info, [episode]) == 3
+    (tmp_path / "mine.partial").mkdir()
+    (tmp_path / "mine.partial" / "notes.txt").write_text("important")
+    with pytest.raises(ValueError, match=r"found notes\.txt"):
+        write_import(tmp_path / "mine", info, [episode])
+    assert (tmp_path / "mine.partial" / "notes.txt").exists()
+
+
+def test_what_a_killed_recorder_left_before_it_began_is_not_in_the_way(tmp_path):
+    info = DatasetInfo("film", (8, 8, 3), None, 15.0, has_rewards=False)
+    (tmp_path / "out" / "shards").mkdir(parents=True)
+    (tmp_path / "out" / ".lock").touch()
+    episode = Episode(np.ones((3, 8, 8, 3), np.uint8), None, None, False, True, None, "x")
+    assert write_import(tmp_path / "out", info, [episode]) == 3
+    assert EpisodeStore(tmp_path / "out").num_frames == 3
+
+
 def test_an_import_holds_one_episode_at_a_time(tmp_path, pictures, monkeypatch):
     """Frames are read as episodes are written: never further ahead than the episode that is being put together."""
     take = open_takes(find_files(pictures))[0]

@@ -43,7 +43,7 @@ def test_a_bundle_killed_while_it_is_written_is_the_old_one_or_the_new_one(tmp_p
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        whole = folder if folder.exists() else folder.with_name("world.old")  # killed between the two renames
+        whole = folder if folder.exists() else folder.with_name(".world.old")  # killed between the two renames
         assert bundle.load(whole).steps == 2
     bundle.save(tiny_world(), folder)
     assert [path.name for path in tmp_path.iterdir()] == ["world"]

@@ -65,4 +65,4 @@ def test_training_survives_ten_kills_and_ends_in_a_whole_world(tmp_path):
             steps[:-1] == list(range(5, 5 * len(steps) - 4, 5)) and len(steps) > 3
         )  # one curve: no gap, nothing twice
     world = bundle.load(out / "world")
-    assert world.num_prompts > 0 and not list(out.glob("world.tmp"))
+    assert world.num_prompts > 0 and not list(out.glob(".world.tmp"))

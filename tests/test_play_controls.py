@@ -404,6 +404,8 @@ def test_a_gamepad_presses_the_game_s_keys(dummy):
     assert controls.take()[0] == 0 and not controls.touched
     event(dummy.JOYHATMOTION, value=(-1, 0))
     assert controls.pressed == ["a", "left"]
+    event(dummy.JOYAXISMOTION, axis=0, value=0.01)  # a stick that drifts lets go of no hat
+    assert controls.pressed == ["a", "left"]
     event(dummy.JOYHATMOTION, value=(0, 1))
     controls.take()
     assert controls.take()[0] == 0
@@ -484,6 +486,7 @@ def test_minutes_of_play_take_no_more_memory(dummy):
         ("bindings: [{set: {'0': 1}}]", "keys"),
         ("bindings: [{keys: [x], set: {'4': 1}}]", "out of bounds"),
         ("rest: [0, 0]", "rest of 1"),
+        ("bindings: [{keys: left, set: {'0': 1}}]", "no list"),
         ("a: [", "expected"),
     ],
 )
@@ -522,6 +525,23 @@ def test_the_real_game_s_frame_is_there_while_it_begins_anew(dummy):
     game.reset = lambda **how: seen.append(beside.frame) or reset(**how)
     beside.begin()
     assert len(seen) == 1
+
+
+def test_a_seed_is_the_dream_s_and_the_real_game_s(dummy):
+    world, seeds = FakeWorld(end=0), []
+    game = CountingGame()
+    reset = game.reset
+    game.reset = lambda seed: seeds.append(seed) or reset(seed=seed)
+    with opened(world, beside=Beside(game, world)) as window:
+        tap(dummy, window, "n"), tap(dummy, window, "7"), tap(dummy, window, "²"), tap(dummy, window, "return")
+        advance(window, 2)
+        assert seeds[-1] == 7 and window.session.env.row_seed == 7
+
+
+def test_what_a_choice_leads_to_at_the_end_is_the_end():
+    session = Session(WorldModelEnv(FakeWorld(end=1)), seed=0)
+    session.step(np.array([1.0]))
+    assert session.ended and all(np.array_equal(frame, session.frame) for frame in session.futures())
 
 
 def test_videos_of_earlier_sessions_stay(dummy, tmp_path):

@@ -91,3 +91,19 @@ def test_both_by_command(tmp_path):
     assert main(["import", f"source={source}", f"out={out}", "crop=[0,0,16,16]", "frame_skip=2", "size=16"]) == 0
     assert shown(EpisodeStore(out)) == [20, 60, 100]
     assert main(["import", f"source={source}", f"out={tmp_path / 'x'}", "frame_skip=0"]) == 2
+
+
+def test_episodes_whose_numbers_are_alike_stay_apart_when_the_one_between_goes(tmp_path):
+    pictures = write_pictures(tmp_path / "p", grey_frames())
+    numbers = [0] * 5 + [1] * 2 + [0] * 5
+    actions = write_csv(tmp_path / "a.csv", "w,episode", [[0, number] for number in numbers])
+    import_frames(pictures, tmp_path / "data", actions, size=None, frame_skip=4)
+    store = EpisodeStore(tmp_path / "data")
+    assert [shown(store, i) for i in range(len(store))] == [[20, 100], [160, 240]]
+
+
+def test_points_that_are_true_or_not_add_up(tmp_path):
+    pictures = write_pictures(tmp_path / "p", grey_frames())
+    (tmp_path / "a.jsonl").write_text('{"w": 0, "reward": true}\n' * 12)
+    import_frames(pictures, tmp_path / "data", tmp_path / "a.jsonl", size=None, frame_skip=4)
+    assert EpisodeStore(tmp_path / "data").rewards(0).tolist() == [4, 4]

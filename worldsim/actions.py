@@ -26,6 +26,12 @@ from worldsim.messages import one_line
 
 Leaf = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Box
 _TABLE_LIMIT = 64  # more combinations than this are not offered as one Discrete
+KEY_CODES = {  # pygame's codes of the keys whose names are longer than a character; env and agents need no pygame
+    "backspace": 8, "tab": 9, "return": 13, "escape": 27, "space": 32, "delete": 127,
+    "right": 1073741903, "left": 1073741904, "down": 1073741905, "up": 1073741906,
+    "left ctrl": 1073742048, "left shift": 1073742049, "left alt": 1073742050,
+    "right ctrl": 1073742052, "right shift": 1073742053, "right alt": 1073742054,
+}  # fmt: skip
 
 
 def leaves(space: gym.Space) -> list[Leaf]:
@@ -255,7 +261,8 @@ def _choices(leaf: Leaf) -> list[list[float]]:
     """Returns the values each number of a simple space may take in a table."""
     low, high = _bounds(leaf)
     if isinstance(leaf, spaces.Box):
-        low, high = np.maximum(low, -1e3), np.minimum(high, 1e3)
+        low = np.where(np.isfinite(low), low, np.minimum(-1e3, high))
+        high = np.where(np.isfinite(high), high, np.maximum(1e3, low))
         return [sorted({a, b, float(np.clip(0.0, a, b))}) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
     return [[float(x) for x in range(int(a), int(b) + 1)] for a, b in zip(low, high, strict=True)]
 

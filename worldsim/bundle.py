@@ -86,7 +86,7 @@ def shipped() -> list[str]:
 def save(world: WorldModel, folder: str | Path, dtype: torch.dtype = torch.float32, card: str = "") -> Path:
     """Writes a world's bundle whole or not at all, replacing one that is there; weights are stored in `dtype`."""
     folder = Path(folder)
-    temporary = folder.with_name(folder.name + ".tmp")
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     tensors = {
@@ -307,11 +307,11 @@ def _sha256(path: Path) -> str:
 
 
 def _replace_folder(temporary: Path, folder: Path) -> None:
-    """Moves a finished folder to its place. A kill between the two renames leaves both whole, as `.old` and `.tmp`."""
+    """Moves a finished folder to its place. A kill between the two renames leaves both whole, as hidden folders."""
     sync_folder(temporary)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = folder.with_name(f".{folder.name}.old")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         os.rename(folder, old)
     os.rename(temporary, folder)
     shutil.rmtree(old, ignore_errors=True)

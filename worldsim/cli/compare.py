@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig
 
 from worldsim import bundle
 from worldsim.cli.data import open_data
-from worldsim.cli.eval import PLACES, real_game
+from worldsim.cli.eval import PLACES, real_game, settings
 from worldsim.evaluation.comparison import compare, markdown, plot
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.parts import Parts
@@ -38,7 +38,7 @@ def main(config: DictConfig) -> int:
         raise ValueError("expected episodes that none of the worlds was trained on, found none; record others")
     episodes = spread(store, sorted(unseen), teacher.prompts.latents.shape[1], config.episodes)
     facts = {
-        "worlds": {name: world.fingerprint for name, world in loaded.items()},
+        "worlds": {name: settings(world) for name, world in loaded.items()},
         "episodes": [store.records[i].hash for i in episodes],
         "device": config.device,
     }

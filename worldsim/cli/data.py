@@ -1,6 +1,6 @@
 """The argument `data=`: one data folder, or several that are read as one.
 
-Here because three commands take it. Leaves out reading (`worldsim.data.episodes`).
+Here because every command that reads recordings takes it. Leaves out reading (`worldsim.data.episodes`).
 """
 
 from __future__ import annotations

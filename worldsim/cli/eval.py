@@ -102,7 +102,7 @@ def _facts(config: DictConfig, subject: Subject, store: EpisodeStore, episodes: 
     plain: Any = OmegaConf.to_object(config)
     return {
         "version": worldsim.__version__,
-        "world": _settings(subject.world) if isinstance(subject, Dream) else [str(config.world), _foreign(subject)],
+        "world": settings(subject.world) if isinstance(subject, Dream) else [str(config.world), _foreign(subject)],
         "episodes": [store.records[i].hash for i in episodes],
         **{key: plain.get(key) for key in ("starts", "quick", "steps", "device", "game")},
     }
@@ -113,7 +113,8 @@ def _foreign(subject: Subject) -> str:
     return str(getattr(subject, "fingerprint", None) or uuid4().hex)
 
 
-def _settings(world: WorldModel) -> list[str]:
+def settings(world: WorldModel) -> list[str]:
+    """Returns what a world's figures depend on beside the data."""
     return [world.fingerprint, *map(repr, (world.sampler, world.guidance, world.context_level))]
 
 

@@ -111,6 +111,8 @@ def read_keymap(path: Path, space: gym.Space) -> Keymap:
         plain = OmegaConf.to_object(OmegaConf.load(path))
         if not isinstance(plain, dict) or not {*plain} <= {"rest", "bindings", "mouse"}:
             raise ValueError("it has other parts than rest, bindings and mouse")
+        if not all(isinstance(b["keys"], list) for b in plain.get("bindings", [])):
+            raise ValueError("it has keys that are no list; write keys: [left]")
         plain = {**plain, "bindings": [{**b, "keys": [*map(str, b["keys"])]} for b in plain.get("bindings", [])]}
         keymap = Keymap(space, plain)
         keymap.packed(keymap.keys, (1.0, 1.0))  # every binding in turn: what it sets must be there

@@ -86,6 +86,5 @@ def follow_clock(
     held = np.searchsorted(source, shown, side="right") - 1
     steps = np.maximum(np.searchsorted(shown, source, side="right") - 1, 0)  # the step to the first frame after that
     return {
-        name: np.bincount(steps, values, frames).astype(values.dtype) if name in sums else values[held]
-        for name, values in columns.items()
+        name: np.bincount(steps, values, frames) if name in sums else values[held] for name, values in columns.items()
     }

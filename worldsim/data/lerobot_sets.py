@@ -122,15 +122,19 @@ def _rows(source: Path, info: dict, episodes: list[dict], path: Path) -> ActionF
     features = info["features"]
     wanted = [name for name in ("action", "next.reward", "next.done") if name in features]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*wanted, "episode_index")}
-    read = lru_cache(maxsize=1)(lambda place: _table(place, [*wanted, "episode_index"]))  # many episodes lie in one
+
+    @lru_cache(maxsize=1)  # many episodes lie in one
+    def read(place: Path) -> dict[str, np.ndarray]:
+        return {name: np.asarray(values) for name, values in _table(place, [*wanted, "episode_index"]).items()}
+
     for row in episodes:
         place = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
         table = read(source / info["data_path"].format(**place))
-        mine = np.asarray(table["episode_index"]).ravel() == row["episode_index"]
+        mine = table["episode_index"].ravel() == row["episode_index"]
         if mine.sum() != row["length"]:
             raise ValueError(f"episode {row['episode_index']} has {mine.sum()} rows, not {row['length']}")
         for name, found in parts.items():
-            found.append(np.asarray(table[name])[mine])
+            found.append(table[name][mine])
     columns: dict[str, np.ndarray] = {}
     if wanted and "action" in wanted:
         actions = np.concatenate(parts["action"])

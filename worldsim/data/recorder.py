@@ -88,7 +88,7 @@ class Recorder:
     """Records episodes with `policy` into `writer` until the folder holds enough frames.
 
     A vector environment that leaves resets to the caller (AutoresetMode.DISABLED; so are single ones) gives every
-    episode a seed of its own: the first that is free in the folder, from `seed` on. One that resets by itself is seeded
+    episode a seed of its own: from `seed` on, or above all that the folder has. One that resets by itself is seeded
     once, and its later episodes have no seed. Episodes are cut (truncated) at `max_episode_steps`.
     """
 

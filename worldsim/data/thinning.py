@@ -70,6 +70,8 @@ def _joined(file: ActionFile, kept: np.ndarray, finals: Collection[int], kinds: 
     )  # an episode's last: its own row
     spans = [(min(a, rows - 1), max(min(b, rows), min(a, rows - 1) + 1)) for a, b in zip(kept, ends, strict=True)]
     columns = {name: _column(file, name, values, spans, kinds.get(name)) for name, values in file.columns.items()}
+    if EPISODE in columns:
+        columns[EPISODE] = last_of  # of two alike the one between them may be gone
     if TERMINATED in columns:
         columns[TERMINATED] = np.isin(kept, [*finals]).astype(np.int64)
     return replace(file, columns=columns, clocks={})
@@ -86,7 +88,8 @@ def _column(
     elif name == EPISODE or kind == CHOICE:
         join = lambda part: part[0]  # noqa: E731
     joined = np.array([join(values[a:b]) for a, b in spans])
-    return joined if kind == AXIS else joined.astype(values.dtype)  # whole numbers have a mean between them
+    # Whole numbers have a mean between them, and a sum beyond them.
+    return joined if kind == AXIS or join is np.sum else joined.astype(values.dtype)
 
 
 def check_crop(crop: Any, takes: Sequence[Take]) -> tuple[int, int, int, int] | None:

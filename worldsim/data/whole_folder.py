@@ -13,7 +13,7 @@ from typing import Any
 
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter, hash_episode
 from worldsim.data.index import FACTS, EpisodeRecord, check_continues
-from worldsim.data.shards import sync_folder
+from worldsim.data.shards import acquire_lock, sync_folder
 
 
 class _OtherImport(ValueError):
@@ -33,8 +33,11 @@ def write_import(
     if folder != out:
         try:
             check_continues(folder, info)
-        except ValueError:  # of another import, which was killed
-            shutil.rmtree(folder)
+        except ValueError:
+            if not (folder / FACTS).exists():
+                raise
+            with acquire_lock(folder):  # of another import, which was killed
+                shutil.rmtree(folder)
     with EpisodeWriter(folder, info) as writer:
         try:
             new = _append_missing(writer, episodes, progress)
@@ -45,6 +48,9 @@ def write_import(
                     raise ValueError(f"{folder} was another import's and is removed; run this again") from error
             raise
         if folder != out:
+            if out.exists():  # left by a process killed before it had begun
+                with acquire_lock(out):
+                    shutil.rmtree(out)
             os.replace(folder, out)
             sync_folder(out.parent)
     return new

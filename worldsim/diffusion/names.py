@@ -53,7 +53,7 @@ def choose_sampler(own: Sampler, sampler: str | Sampler | None, steps: int | Non
     """Returns a world's `own` sampler, or another by name with as many steps, or as it is; `steps` overrides all."""
     mine: Any = own  # samplers are dataclasses with `steps`, for which the protocol does not ask
     chosen: Any = own if sampler is None else sampler
-    if isinstance(sampler, str):
+    if sampler is not None and not hasattr(sampler, "steps"):
         if sampler not in SAMPLERS:
             raise ValueError(f"expected sampler one of {', '.join(SAMPLERS)}, found {sampler!r}")
         named: Any = SAMPLERS[sampler]

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from worldsim.actions import Keymap, default_keymap
+from worldsim.actions import KEY_CODES, Keymap, default_keymap
 from worldsim.dream.options import read_seed
 from worldsim.dream.rows import RENDER_MODES, Dream, check_render_mode, open_world
 from worldsim.dream.saved_state import EnvState
@@ -24,12 +24,6 @@ from worldsim.world_model import WorldModel
 
 _KEYS_AT_ONCE = 3  # most keyboards cannot report more, and `get_keys_to_action` lists every combination
 _CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
-_KEY_CODES = {  # pygame's codes of the keys whose names are longer than a character; env and agents need no pygame
-    "backspace": 8, "tab": 9, "return": 13, "escape": 27, "space": 32, "delete": 127,
-    "right": 1073741903, "left": 1073741904, "down": 1073741905, "up": 1073741906,
-    "left ctrl": 1073742048, "left shift": 1073742049, "left alt": 1073742050,
-    "right ctrl": 1073742052, "right shift": 1073742053, "right alt": 1073742054,
-}  # fmt: skip
 
 
 class WorldModelEnv(gym.Env, gym.utils.EzPickle):
@@ -136,7 +130,7 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Returns the action of every combination of up to three keys, for `gymnasium.utils.play`."""
         keymap, combinations = self.keymap, {}
-        codes = {key: _KEY_CODES.get(key) or ord(key) for key in sorted(keymap.keys & {*_KEY_CODES, *_CHARACTERS})}
+        codes = {key: KEY_CODES.get(key) or ord(key) for key in sorted(keymap.keys & {*KEY_CODES, *_CHARACTERS})}
         for count in range(1, _KEYS_AT_ONCE + 1):
             for held in itertools.combinations(codes, count):
                 action = self._dream.reader.from_native(keymap.packed(set(held)))

@@ -33,7 +33,10 @@ def read_seeds(seed: int | Sequence[int | None] | None, rows: int) -> list[int |
     """Returns each row's seed: seed + row, or one of the sequence. Raises ValueError for bad ones."""
     if seed is None or isinstance(seed, (int, np.integer)):
         seed = [None if seed is None else int(seed) + row for row in range(rows)]
-    if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str) or len(seed) != rows:
+    listed = (
+        seed.ndim == 1 if isinstance(seed, np.ndarray) else isinstance(seed, Sequence) and not isinstance(seed, str)
+    )
+    if not listed or len(seed) != rows:
         raise ValueError(f"expected an integer or {rows} seeds, one for each row, found {one_line(seed)}")
     return [read_seed(row) for row in seed]
 

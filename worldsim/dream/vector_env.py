@@ -128,9 +128,13 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
     def set_state(self, state: EnvState | bytes):
         """Goes back, or on, to a state of this world and as many rows; returns its observations and infos.
 
+        Rows that have ended there begin anew at once, where they would have by themselves (SAME_STEP).
         What follows is what followed it, bit for bit on the same device. Raises ValueError for a foreign state.
         """
         self._dream.set_state(state)
+        ended = self._dream.terminated | self._dream.truncated
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._may_hold(ended):
+            self._dream.begin_next(ended)
         return self._observe(self._every_row)
 
     def fork(self, n: int, *, seed: int | None = None, **arguments: Any) -> WorldModelVectorEnv:

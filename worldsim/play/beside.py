@@ -34,8 +34,9 @@ class Beside:
         """What the game shows, uint8 `[H W 3]`."""
         return self._frames[-1]
 
-    def begin(self) -> dict[str, Any]:
-        """Starts the game's next episode and lets it rest until there is a past; returns it as a prompt."""
+    def begin(self, seed: int | None = None) -> dict[str, Any]:
+        """Starts a seed's episode, or the next one, and lets it rest until there is a past; returns it as a prompt."""
+        self._seed = self._seed if seed is None else seed
         frame, _ = self._game.reset(seed=self._seed)
         self._seed += 1
         self._frames = deque([frame], self._window)  # at once: the window looks while the worker waits for the game

@@ -60,7 +60,7 @@ class Controls:
         self._pygame, self._keymap = pygame, keymap
         self._held: set[str] = set()
         self._tapped: set[str] = set()  # pressed since the last action: a quick tap must not fall between two frames
-        self._tilted: dict[int, int] = {}  # to which side each axis of a gamepad's stick is
+        self._tilted: dict[tuple[str, int], int] = {}  # to which side each axis of a gamepad's stick and hat is
         self._mouse, self._look = np.zeros(2), np.zeros(2)
         self._since: float | None = None  # when the oldest input came that no action was taken for
         self.typed: str | None = None  # a seed, while the player types it
@@ -102,12 +102,12 @@ class Controls:
         elif event.type == pygame.JOYBUTTONUP and event.button < len(PAD):
             self._held.difference_update(PAD[event.button])
         elif event.type == pygame.JOYHATMOTION:
-            self._tilt(0, event.value[0])
-            self._tilt(1, -event.value[1])  # a hat counts upwards
+            self._tilt("hat", 0, event.value[0])
+            self._tilt("hat", 1, -event.value[1])  # a hat counts upwards
         elif event.type == pygame.JOYAXISMOTION:
             value = event.value if abs(event.value) > DEAD else 0.0
             if event.axis in (0, 1):
-                self._tilt(event.axis, value)
+                self._tilt("stick", event.axis, value)
             elif event.axis in (2, 3):
                 self._look[event.axis - 2] = LOOK * value
         elif event.type == pygame.WINDOWFOCUSLOST:
@@ -148,7 +148,7 @@ class Controls:
             return None if key == "escape" else f"seed {typed[-18:]}"
         if key == "backspace":
             self.typed = typed[:-1]
-        elif digit.isdigit():
+        elif digit.isdecimal():
             self.typed = typed + digit
         return None
 
@@ -168,12 +168,12 @@ class Controls:
         if self._since is None and self._keymap.keys.intersection(keys):
             self._since = perf_counter()
 
-    def _tilt(self, axis: int, value: float) -> None:
-        before, side = self._tilted.get(axis, 0), int(np.sign(value))
+    def _tilt(self, part: str, axis: int, value: float) -> None:
+        before, side = self._tilted.get((part, axis), 0), int(np.sign(value))
         if side != before:  # a stick that rests lets go of no key
             self._held.difference_update(STICK.get((axis, before), ()))
             self._hold(STICK.get((axis, side), ()))
-            self._tilted[axis] = side
+            self._tilted[part, axis] = side
 
     def _forget_moment(self) -> None:
         self._tapped.clear()

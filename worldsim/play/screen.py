@@ -24,7 +24,7 @@ from worldsim import pixels
 from worldsim.data.action_files import AXIS, KEY, ActionLayout, Column
 from worldsim.data.action_files import key_name as named
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
-from worldsim.data.index import FACTS, read_info
+from worldsim.data.index import FACTS, check_continues, read_info
 from worldsim.data.whole_folder import write_import
 from worldsim.play.drawn import Drawn
 from worldsim.play.held import END, FARTHEST, START, STOP, Held, see
@@ -190,7 +190,7 @@ class ScreenGame:
     @property
     def names(self) -> tuple[str, ...]:
         """The keys that count, by pygame's names."""
-        given = self.keys.split(",") if isinstance(self.keys, str) else list(self.keys or [])
+        given = str(self.keys).split(",") if isinstance(self.keys, (str, int)) else list(self.keys or [])
         found = {str(key).strip(): named(str(key).strip()) for key in given if str(key).strip()}
         if unknown := [key for key, name in found.items() if name is None]:
             raise ValueError(
@@ -218,6 +218,7 @@ class ScreenGame:
             if other := [key for key in self.names if key not in keys]:
                 say(f"{out} records {', '.join(keys) or 'no key'}, and not {', '.join(other)}; another out= can")
         else:
+            check_continues(out, self.info())
             keys, mouse, info, folder = self.names, self.mouse, self.info(), out.with_name(f"{out.name}.recording")
         with (
             EpisodeWriter(folder, info) as writer,

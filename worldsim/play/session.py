@@ -33,7 +33,6 @@ class Moment:
     frame: np.ndarray
     state: EnvState
     total_reward: float
-    started: bool
     ended: bool
 
 
@@ -68,7 +67,7 @@ class Session:
         room = MEMORY // num_bytes(self.env.get_state()) if self._rewindable else 0
         self._past: deque[Moment] = deque(maxlen=min(self._rewindable, room))
         self.total_reward = 0.0
-        self.started, self.ended = True, False
+        self.ended = False
         self._follows = self._asked = False  # whether a policy took the last step's action, and this one's
 
     @property
@@ -92,7 +91,7 @@ class Session:
         self.frame, self.facts = self._look(observation), info
         self._seconds.append((dreamed - began, perf_counter() - dreamed))
         self.total_reward += reward
-        self.started, self.ended = False, terminated or truncated
+        self.ended = terminated or truncated
         self._follows, self._asked = self._asked, False
         return reward
 
@@ -122,8 +121,10 @@ class Session:
         Choices are the rows of the world's table of actions. The episode goes on as if nobody had looked.
         """
         table = self.env.world.action_codec.table[:FUTURES]
-        rows = self.env.fork(len(table), obs="rgb", actions="discrete", uncertainty=False, max_episode_steps=None)
         shown, over = np.repeat(self.frame[None], len(table), 0), np.zeros(len(table), bool)
+        if self.ended:
+            return shown
+        rows = self.env.fork(len(table), obs="rgb", actions="discrete", uncertainty=False, max_episode_steps=None)
         for _ in range(AHEAD):
             frames, _, ended, *_ = rows.step(np.arange(len(table)))
             shown[~over] = frames[~over]  # a row that ended shows its end
@@ -145,12 +146,12 @@ class Session:
         return observation if shown is None else shown
 
     def _moment(self) -> Moment:
-        return Moment(self.frame, self.env.get_state(), self.total_reward, self.started, self.ended)
+        return Moment(self.frame, self.env.get_state(), self.total_reward, self.ended)
 
     def _stand(self, moment: Moment) -> None:
         _, self.facts = self.env.set_state(moment.state)
         self.frame, self.total_reward = moment.frame, moment.total_reward
-        self.started, self.ended = moment.started, moment.ended
+        self.ended = moment.ended
         self._follows = self._asked = False
 
 

@@ -29,6 +29,7 @@ from worldsim.data.policies import Policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.play.beside import Beside
 from worldsim.play.controls import Controls, legend, names_of
+from worldsim.play.human import INVISIBLE
 from worldsim.play.picture import Picture, Shown, Small
 from worldsim.play.session import Session
 from worldsim.play.tape import Tape
@@ -41,7 +42,6 @@ REWINDABLE = 20.0  # seconds that can be gone back
 SLOW = 4  # times as slow as the world's rate
 END_SECONDS = 1.0  # how long "the end" stands before the next episode
 LOOKS = 1 / 120  # seconds between two looks at the player's input
-INVISIBLE = ("offscreen", "dummy")  # the drivers that SDL falls back to where it finds no screen
 AT_ONCE = ("quit", "pause", "slow", "figures", "legend", "smooth", "mouse", "larger", "smaller", "agent", "choices")
 
 
@@ -227,7 +227,7 @@ class PlayWindow:
         elif name == "go":
             self._do(self._go_to, int(rest.removeprefix("to ")))
         elif name == "seed":
-            self._begin(int(rest) if rest else self.session.env.row_seed + 1)
+            self._begin(int(rest) if rest else (self.session.env.row_seed + 1) % 2**63)
         elif name == "open":
             self._open(rest)
         elif command == "take over":
@@ -281,7 +281,7 @@ class PlayWindow:
     def _restart(self, seed: int | None, prompt: Any) -> None:
         """Begins an episode: from a prompt, or where the real game begins one too."""
         if prompt is None and self._beside is not None:
-            prompt = self._beside.begin()
+            prompt = self._beside.begin(seed)
         self.session.begin(seed, prompt)
         self._mark()
 
