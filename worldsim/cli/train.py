@@ -77,7 +77,7 @@ def build_preset(preset: dict[str, Any], backbone: str, config: DictConfig) -> P
         backbone=chosen["config"],
         dynamics=chosen["dynamics"],
         clip_length=chosen["clip_length"],
-        **{key: chosen[key] for key in ("forecaster", "forecast", "forecast_share", "eventful_share") if key in chosen},
+        **{key: chosen[key] for key in ("forecaster", "forecast", "forecast_share") if key in chosen},
         denoising=replace(chosen["denoising"], levels=instantiate(config.levels), weight=instantiate(config.weighting)),
         process=instantiate(config.process),
         prediction=instantiate(config.prediction),

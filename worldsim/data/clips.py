@@ -25,16 +25,14 @@ class WindowSampler:
     """Draws windows of `length` frames that end on a uniformly drawn frame with an action before it.
 
     A window never crosses an episode's end; one that reaches before its first frame starts with negative positions.
-    A share of the windows, `eventful`, ends on a rare reward instead, where there are any (see `EventSampler`).
     """
 
-    def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, seed: int, eventful: float = 0.0):
-        self.episodes, self.length, self.seed, self.eventful = np.asarray(episodes), length, seed, eventful
+    def __init__(self, store: EpisodeStore, episodes: Sequence[int], length: int, seed: int):
+        self.episodes, self.length, self.seed = np.asarray(episodes), length, seed
         steps = np.array([store.records[i].total_steps for i in episodes])
         self._ends = np.cumsum(steps)
         if not len(steps) or self._ends[-1] == 0:
             raise ValueError("expected at least one episode of one step to train on, found none; record more frames")
-        self._events = _rare(_rare_rewards(store, episodes)[2], self._ends[-1]) if eventful else []
 
     def windows(self, step: int, count: int) -> list[tuple[int, int]]:
         """Returns `count` pairs of (episode index, first position) for a training step."""
@@ -42,12 +40,7 @@ class WindowSampler:
         flat = rng.integers(self._ends[-1], size=count)
         which = np.searchsorted(self._ends, flat, side="right")
         last = flat - np.where(which > 0, self._ends[which - 1], 0) + 1  # position of the last frame, 1 .. total_steps
-        windows = [(int(self.episodes[w]), int(end) - self.length + 1) for w, end in zip(which, last, strict=True)]
-        if len(self._events):
-            for row in rng.permutation(count)[: round(self.eventful * count)]:
-                index, event = self._events[rng.integers(len(self._events))]
-                windows[row] = index, event - self.length + 1
-        return windows
+        return [(int(self.episodes[w]), int(end) - self.length + 1) for w, end in zip(which, last, strict=True)]
 
 
 class EventSampler:
@@ -63,7 +56,7 @@ class EventSampler:
         steps = sum(store.records[i].total_steps for i in episodes)
         self.common, self.others, rewards = _rare_rewards(store, episodes)
         ends = [(i, store.records[i].total_steps) for i in episodes if store.records[i].terminated]
-        self._events = [np.array(_rare(places, steps)) for places in (rewards, ends)]
+        self._events = [np.array(places if 8 * len(places) < steps else []) for places in (rewards, ends)]
         self.shares = tuple(len(places) / steps for places in self._events)
 
     def windows(self, step: int, count: int) -> list[tuple[int, int]]:
@@ -75,10 +68,6 @@ class EventSampler:
                 drawn = events[rng.integers(len(events), size=rows.stop - rows.start)]
                 windows[rows] = [(int(index), int(last) - self._length + 1) for index, last in drawn]
         return windows
-
-
-def _rare(places: list[tuple[int, int]], steps: int) -> list[tuple[int, int]]:
-    return places if 8 * len(places) < steps else []
 
 
 def parts(count: int) -> tuple[slice, slice, slice]:

@@ -44,8 +44,7 @@ def train_dynamics(run: Run, autoencoder: Codec, clips: ClipTable) -> Denoiser:
     model = Denoiser(backbone, autoencoder.bound.cpu(), preset.process, preset.prediction, forecaster)
     if run.begun is not None:
         _begin_from(run.begun, model, str(run.begin_from))
-    null, episodes = codec.null.to(device), learned_from(run, model)
-    sampler = WindowSampler(run.store, episodes, length, run.seed, preset.eventful_share)
+    null, sampler = codec.null.to(device), WindowSampler(run.store, learned_from(run, model), length, run.seed)
 
     def objective(model, average, clip, progress, generator):
         config = preset.denoising

@@ -61,7 +61,6 @@ class Preset:
     dynamics: StageSizes
     outcome: StageSizes
     clip_length: int
-    eventful_share: float = 0.0  # of the dynamics' clips, that end on a rare reward
     forecaster: Callable[..., Any] | None = None  # one that learns, before the backbone does; None keeps the last frame
     forecast: StageSizes | None = None  # goes with a forecaster
     forecast_share: float = 0.35  # of what codec and encoding leave, that its training gets
@@ -75,11 +74,11 @@ class Preset:
         check(self.prediction, self.process)  # before the codec is trained, not after
         check_weight(self.denoising.weight, self.prediction, self.process)
         EulerSampler(self.steps)  # says what is wrong with them
-        shares = (self.context_level, self.eventful_share, self.forecast_share)
-        if not (all(isinstance(x, (int, float)) and 0 <= x < 1 for x in shares) and self.forecast_share > 0):
+        shares = (self.context_level, self.forecast_share)
+        if not (all(isinstance(x, (int, float)) for x in shares) and 0 <= shares[0] < 1 and 0 < shares[1] < 1):
             raise ValueError(
-                "expected context_level and eventful_share of 0 to below 1 and forecast_share between 0 and 1, found "
-                f"{self.context_level}, {self.eventful_share} and {self.forecast_share}"
+                "expected context_level of 0 to below 1 and forecast_share between 0 and 1, found "
+                f"{self.context_level} and {self.forecast_share}"
             )
         if (self.forecaster is None) != (self.forecast is None):
             raise ValueError("expected a forecaster and the sizes of its training (forecast) together, found one alone")
@@ -124,7 +123,7 @@ class Run:
         """
         preset = {f"preset.{f.name}": _plain(getattr(self.preset, f.name)) for f in fields(self.preset)}
         path = self.folder / "run.json"
-        theirs = {"batches": 1, "preset.eventful_share": 0.0} | json.loads(path.read_text()) if path.exists() else {}
+        theirs = {"batches": 1} | json.loads(path.read_text()) if path.exists() else {}
         batches = self.batches or theirs.get("batches") or self.processes.count
         if batches < self.processes.count:
             raise ValueError(
