@@ -13,32 +13,33 @@ import imageio.v3 as iio
 import numpy as np
 
 from worldsim import bundle
-from worldsim.actions import unpack
+from worldsim.cli.eval import SCRIPTS
 from worldsim.data.episodes import EpisodeStore
-from worldsim.data.policies import find_policy
-from worldsim.dream.env import WorldModelEnv
+from worldsim.evaluation.habits import players
 from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.report import tables
 from worldsim.evaluation.sheet import contact_sheet
+from worldsim.evaluation.subject import Dream, starts_of
 from worldsim.evaluation.verdict import verdicts
+from worldsim.world_model import WorldModel
 
-FRAMES, SHOWN, DREAMS = 300, 12, 4
+FRAMES, SHOWN = 600, 12
 
 
-def dreams(folder: Path, policy_name: str) -> np.ndarray:
-    """Returns a sheet of four dreams, a row each, that go on for 300 frames whatever the outcome model says."""
-    env, rows = WorldModelEnv(str(folder)), []
-    for seed in range(DREAMS):
-        frame, _ = env.reset(seed=seed)
-        policy = find_policy(policy_name)(env.action_space, np.random.default_rng(seed))
-        frames = [frame]
-        for step in range(FRAMES - 1):
-            packed = policy(frame[None], np.array([step == 0]))[0]
-            frame, *_ = env.step(unpack(env.action_space, packed))
-            frames.append(frame)
-        rows += [frames[i] for i in np.linspace(0, FRAMES - 1, SHOWN).astype(int)]
-    return contact_sheet(rows, SHOWN, scale=2)
+def dreams(world: WorldModel, store: EpisodeStore, episodes: Sequence[int]) -> tuple[list[str], np.ndarray]:
+    """Returns habits, and a sheet with a dream of each, a row each, that goes on whatever the outcome model says."""
+    subject, habits = Dream(world), players(store, SCRIPTS.get(store.info.game, {}))
+    starts = [
+        starts_of(store, episodes[i % len(episodes)], [subject.window], subject.window)[0] for i in range(len(habits))
+    ]
+    subject.reset(starts)
+    acts, seen = [begin() for begin in habits.values()], [np.stack([start.frames[-1] for start in starts])]
+    for step in range(FRAMES - 1):
+        chosen = np.concatenate([act(frame[None], step) for act, frame in zip(acts, seen[-1], strict=True)])
+        seen.append(subject.step(chosen).seen)
+    shown = np.array(seen)[np.linspace(0, FRAMES - 1, SHOWN).astype(int)]
+    return list(habits), contact_sheet(list(shown.swapaxes(0, 1).reshape(-1, *shown.shape[2:])), SHOWN, scale=2)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,8 +54,8 @@ def trainings(provenance: dict) -> list[dict]:
     return [*(trainings(before) if before else []), provenance]
 
 
-def card(text: dict, record: Sequence[str], wrong: str) -> str:
-    """Returns the world's card."""
+def card(text: dict, record: Sequence[str], wrong: str, habits: Sequence[str]) -> str:
+    """Returns the world's card; `habits` are the rows of its sheet."""
     p, m = text["provenance"], text["metrics"]
     minutes = " and ".join(f"{part['minutes']:g}" for part in trainings(p))
     commands = "\n    ".join([*record, *(part["command"] for part in trainings(p))])
@@ -74,7 +75,9 @@ Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, K = {m["ste
 
 What it gets wrong: {wrong}
 
-![Four dreams of 300 frames, a row each](sheet.png)
+![A dream of {FRAMES} frames by each habit, a row each: {", ".join(habits)}](sheet.png)
+
+A dream of {FRAMES} frames by each habit, which goes on whatever happens, a row each: {", ".join(habits)}.
 
 {measured}
 """
@@ -86,7 +89,6 @@ def main() -> None:
     parser.add_argument("measured", type=Path, help="folder that `worldsim eval` wrote")
     parser.add_argument("data", type=Path, help="recordings it was measured on")
     parser.add_argument("name")
-    parser.add_argument("--policy", default="sticky", help="who acts in the dreams of the contact sheet")
     parser.add_argument("--record", required=True, action="append", help="a command that recorded data, each once")
     parser.add_argument("--wrong", required=True, help="what the world gets wrong, in words")
     arguments = parser.parse_args()
@@ -95,10 +97,12 @@ def main() -> None:
     text = json.loads((target / "world.json").read_text())
     text |= {"name": arguments.name, "metrics": json.loads((arguments.measured / "metrics.json").read_text())}
     (target / "world.json").write_text(json.dumps(text, indent=1) + "\n")
-    (target / "README.md").write_text(card(text, arguments.record, arguments.wrong))
-    iio.imwrite(target / "sheet.png", dreams(target, arguments.policy))
     world, store = bundle.load(target), EpisodeStore(arguments.data)
-    longest = max(held_out(world, store, len(store)), key=lambda i: store.records[i].total_steps)
+    episodes = held_out(world, store, len(store))
+    habits, sheet = dreams(world, store, episodes)
+    (target / "README.md").write_text(card(text, arguments.record, arguments.wrong, habits))
+    iio.imwrite(target / "sheet.png", sheet)
+    longest = max(episodes, key=lambda i: store.records[i].total_steps)
     iio.imwrite(target / "dream.png", contact_sheet(dream_along(world, store, longest), SHOWN, scale=2))
     print(f"wrote {target}")
 

@@ -310,9 +310,10 @@ def test_a_way_back_is_remembered_by_the_game_and_forgotten_by_a_mean_frame(perf
 
 
 def test_returns_correlate_fully_with_themselves_and_not_with_anothers(perfect, store, episodes, monkeypatch):
-    monkeypatch.setattr("worldsim.evaluation.returns.NETWORKS", 4)
+    monkeypatch.setattr("worldsim.evaluation.returns.SKILLED", 4)
     same = returns(perfect, store, episodes, make(), per_policy=2)
     assert same["pearson"] == {"mean": 1.0, "low": 1.0, "high": 1.0} and same["policies"] == 8
+    assert same["itself"]["mean"] < 1  # the game from other starts: what luck leaves
     other = returns(Unjustly(store), store, episodes, make(), per_policy=2)
     assert other is None or other["pearson"]["mean"] < 0.8
 
@@ -470,12 +471,24 @@ def test_a_dream_in_which_nobody_dies_is_caught(store, episodes):
 
 def test_networks_are_chosen_by_other_starts_than_they_are_measured_from(perfect, store, episodes, monkeypatch):
     chosen, measured = [], []
-    monkeypatch.setattr("worldsim.evaluation.returns._checkpoint", lambda env, starts, *rest: chosen.extend(starts))
+    monkeypatch.setattr("worldsim.evaluation.returns.CHOSEN", 3)
+    monkeypatch.setattr("worldsim.evaluation.returns._network", lambda env, starts, *rest: chosen.extend(starts))
     monkeypatch.setattr("worldsim.evaluation.returns._dreamed", lambda subject, starts, act: 0.0)
     monkeypatch.setattr("worldsim.evaluation.returns._real", lambda env, starts, act: measured.extend(starts) or 0.0)
     returns(perfect, store, episodes, make(), per_policy=3)
     places = [{(start.episode, start.position) for start in starts} for starts in (chosen, measured)]
-    assert len(places[0]) == len(places[1]) == 3 and not places[0] & places[1]
+    assert len(places[0]) == 3 and len(places[1]) == 6 and not places[0] & places[1]
+
+
+def test_scripts_are_policies_of_graded_skill(perfect, store, episodes, monkeypatch):
+    played = []
+    monkeypatch.setattr("worldsim.evaluation.returns._dreamed", lambda subject, starts, act: played.append(act) or 0.0)
+    monkeypatch.setattr("worldsim.evaluation.returns._real", lambda env, starts, act: 0.0)
+    up = np.array([1, 0, 0, 0], np.int8)
+    returns(perfect, store, episodes, make(), {"up": lambda frame, rng, space: up}, per_policy=3)
+    frames = np.zeros((200, 64, 64, 3), np.uint8)
+    kept = [float((act(frames, frames, 0) == up).all(1).mean()) for act in played[:8]]
+    assert kept[0] == 1 and kept == sorted(kept, reverse=True) and 0.1 < kept[-1] < 0.35  # 1/8 and chance
 
 
 def test_rest_is_compared_where_the_table_does_not_have_it(store):

@@ -68,7 +68,7 @@ def habits(
     chosen = usable[:rows]
     game = RealGame(make)
     result: dict[str, Any] = {"steps": length, "rows": rows, "habits": {}}
-    for name, act_for in _habits(store, scripts or {}).items():
+    for name, act_for in players(store, scripts or {}).items():
         lives = {}
         for side, player in (("dream", subject), ("real", game)):
             starts = [starts_of(store, i, [subject.window], player.window)[0] for i in chosen]
@@ -83,8 +83,8 @@ def habits(
     return result
 
 
-def _habits(store: EpisodeStore, scripts: Mapping[str, Script]) -> dict[str, Callable[[], Act]]:
-    """Returns what begins each habit anew: the same choices for the dream and for the game."""
+def players(store: EpisodeStore, scripts: Mapping[str, Script]) -> dict[str, Callable[[], Act]]:
+    """Returns, by name, what begins each habit anew: the same choices for the dream and for the game."""
     space, table = store.info.action_space, _table(store)
     found: dict[str, Callable[[], Act]] = {f"held {i}": partial(_held, action) for i, action in enumerate(table[:HELD])}
     for name, low, high in (("random", 1, 1), ("sticky", 1, 8), ("long holds", 16, 64)):

@@ -239,6 +239,7 @@ def _events(m: dict[str, Any]) -> list[Titled]:
             (f"{policies['policies']} policies' returns, dreamed and real: {name}", figure(policies[name]))
             for name in ("pearson", "spearman")
         ]
+        rows.append(("the same, of the game with itself from other starts: pearson", figure(policies.get("itself"))))
     return [("Ends, rewards, returns", (("", ""), rows))] if rows else []
 
 

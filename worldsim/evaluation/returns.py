@@ -1,13 +1,13 @@
 """Whether policies that do well in the dream do well in the game: the correlation of their returns.
 
 Here because it is what a dream is for when agents learn in it.
-Leaves out training agents in earnest: the policies are small networks that a few generations of chance improved in the
-real game, each by itself, and simple habits.
+Leaves out training agents in earnest: the policies are simple habits, and scripts that err more and more often; where
+a game has no scripts, small networks that some generations of chance improved in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,14 @@ import numpy as np
 
 from worldsim.actions import ActionCodec, unpack
 from worldsim.data.episodes import EpisodeStore
+from worldsim.evaluation.habits import GONE, Script, scripted
 from worldsim.evaluation.statistics import bootstrap, correlation, rank_correlation
 from worldsim.evaluation.subject import Start, Subject, lead, starts_of
 
 STEPS = 128  # of a return
 CELLS = 8  # a policy sees frames as 8x8 cells
-NETWORKS, GENERATIONS, CHILDREN = 8, 4, 3
-CHOSEN = 3  # starts by which the best child is chosen
+SKILLED, CHILDREN = 8, 4  # the n-th network is n generations old
+CHOSEN = 6  # starts by which the best child is chosen
 Act = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """`act(frames [b H W 3], previous frames, step) -> packed actions [b k]`"""
 
@@ -58,40 +59,67 @@ def _planned(plan: np.ndarray, frames: np.ndarray, before: np.ndarray, step: int
 
 
 def returns(
-    subject: Subject, store: EpisodeStore, episodes: list[int], env: gym.Env, per_policy: int = 8
+    subject: Subject,
+    store: EpisodeStore,
+    episodes: list[int],
+    env: gym.Env,
+    scripts: Mapping[str, Script] | None = None,
+    per_policy: int = 32,
 ) -> dict[str, Any] | None:
     """Returns the correlation of policies' mean returns over 128 steps, dreamed and real, from the same real frames.
 
-    Half of the policies are networks, chosen by other starts than they are measured from, half habits; the interval is
-    a bootstrap over policies. None where a policy's return never differs, or no episode is long enough to begin in.
+    Half of the policies are of graded skill, half habits: scripts of which a share of the steps is random, or networks
+    chosen by other starts than they are measured from. Intervals are bootstraps over policies. `itself` is the
+    correlation of the game with itself, by as many other starts: luck alone keeps it below 1. None where a policy's
+    return never differs, or there are too few frames to begin from.
     """
     table, rng = ActionCodec(store.info.action_space, store.info.discrete_table).table, np.random.default_rng(0)
-    measured, chosen = range(per_policy), range(per_policy, per_policy + CHOSEN)
-    usable = [i for i in episodes if store.records[i].total_steps >= subject.window + chosen.stop]
-    if not usable:
+    places = rng.permutation([(i, p) for i in episodes for p in range(subject.window, store.records[i].total_steps)])
+    if len(places) < 2 * per_policy + CHOSEN:
         return None
-    begin = lambda window, which: [  # noqa: E731
-        starts_of(store, usable[i % len(usable)], [subject.window + i // len(usable)], window)[0] for i in which
-    ]
-    real, own = begin(1, measured), begin(1, chosen)
-    policies: list[Act] = [_checkpoint(env, own, table, np.random.default_rng(seed)) for seed in range(NETWORKS)]
-    policies += habits(table, rng, NETWORKS)
-    pairs = [(_dreamed(subject, begin(subject.window, measured), act), _real(env, real, act)) for act in policies]
+    begin = lambda window, which: [starts_of(store, i, [p], window)[0] for i, p in places[which].tolist()]  # noqa: E731
+    measured, again = slice(per_policy), slice(per_policy, 2 * per_policy)
+    dreams, real, other = begin(subject.window, measured), begin(1, measured), begin(1, again)
+    own = begin(1, slice(2 * per_policy, 2 * per_policy + CHOSEN))
+    policies = [_erring(script, n, table, env.action_space) for script, n in _grades(scripts or {})]
+    policies = policies or [_network(env, own, table, generations) for generations in range(SKILLED)]
+    policies += habits(table, rng, SKILLED)
+    rows = [(_dreamed(subject, dreams, act), _real(env, real, act), _real(env, other, act)) for act in policies]
+    pairs, itself = [row[:2] for row in rows], [row[1:] for row in rows]
     figures = {
-        "pearson": bootstrap(pairs, lambda rows: correlation(np.array(rows))),
-        "spearman": bootstrap(pairs, lambda rows: rank_correlation(np.array(rows))),
+        "pearson": bootstrap(pairs, lambda some: correlation(np.array(some))),
+        "spearman": bootstrap(pairs, lambda some: rank_correlation(np.array(some))),
+        "itself": bootstrap(itself, lambda some: correlation(np.array(some))),
     }
     if figures["pearson"] is None:
         return None
     listed = [[round(float(x), 3) for x in pair] for pair in pairs]
-    return {**figures, "dreamed_and_real": listed, "policies": len(pairs), "steps": STEPS}
+    return {**figures, "dreamed_and_real": listed, "policies": len(pairs), "starts": per_policy, "steps": STEPS}
 
 
-def _checkpoint(env: gym.Env, starts: list[Start], table: np.ndarray, rng: np.random.Generator) -> FramePolicy:
-    """Returns a network after a few generations: of some changed copies the best in the real game goes on."""
-    inputs = 2 * 3 * CELLS**2 + 1
-    best, score = FramePolicy(table, rng.normal(size=(inputs, len(table)))), -np.inf
-    for _ in range(GENERATIONS):
+def _grades(scripts: Mapping[str, Script]) -> list[tuple[Script, float]]:
+    """Returns scripts and the share of their steps that is random: as many of each, from none to less than all."""
+    grades = SKILLED // max(len(scripts), 1)
+    return [(script, n / grades) for script in scripts.values() for n in range(grades)]
+
+
+def _erring(script: Script, share: float, table: np.ndarray, space: gym.Space) -> Act:
+    """Returns a script of which a share of the steps is random actions."""
+    rng, play = np.random.default_rng(0), scripted(script, space)
+
+    def act(frames: np.ndarray, before: np.ndarray, step: int) -> np.ndarray:
+        errs, chance = rng.random(len(frames)) < share, table[rng.integers(len(table), size=len(frames))]
+        return np.where(errs[:, None], chance, play(frames, step))
+
+    return act
+
+
+def _network(env: gym.Env, starts: list[Start], table: np.ndarray, generations: int) -> FramePolicy:
+    """Returns a random network after some generations: each keeps the best in the real game of it and its children."""
+    rng = np.random.default_rng(generations)
+    best = FramePolicy(table, rng.normal(size=(2 * 3 * CELLS**2 + 1, len(table))))
+    score = _real(env, starts, best) if generations else 0.0
+    for _ in range(generations):
         children = [FramePolicy(table, best.weights + rng.normal(size=best.weights.shape)) for _ in range(CHILDREN)]
         for policy in children:
             if (value := _real(env, starts, policy)) > score:
@@ -109,6 +137,8 @@ def _dreamed(subject: Subject, starts: list[Start], act: Act) -> float:
         before, frames = frames, result.seen
         total += alive * result.reward
         alive = alive * (1 - result.end)
+        if alive.max() <= GONE:
+            break
     return float(total.mean())
 
 

@@ -182,4 +182,6 @@ def _returns(m: dict[str, Any]) -> Verdict | None:
         return None
     p = figure["pearson"]
     text = f"correlation {p['mean']:.2f} [{p['low']:.2f}, {p['high']:.2f}] over {figure['policies']} policies"
+    if itself := figure.get("itself"):
+        text += f", {itself['mean']:.2f} of the game with itself"
     return Verdict("Do good policies do well in it?", text, _word(p["mean"], 0.8, 0.4), "good from 0.8, fair from 0.4")
