@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
-from worldsim.models.folded import CONTRAST, FoldedPixels, FoldedPixelsConfig
+from worldsim.models.folded import CONTRAST, DEADBAND, FoldedPixels, FoldedPixelsConfig
 
 
 def test_an_untrained_codec_rebuilds_what_few_components_span():
@@ -26,6 +26,37 @@ def test_frames_that_never_change_start_a_codec_that_keeps_them():
     codec.start_from(frames)
     with torch.no_grad():
         assert torch.equal(codec.decode(codec.encode(frames)), frames)
+
+
+def quieted(*clips):
+    """Returns the deadband that recordings of these pairs of frames lead to."""
+    return FoldedPixelsConfig((16, 16, 3)).quieted(torch.stack(clips)).deadband
+
+
+def test_a_deadband_is_as_wide_as_recordings_allow():
+    still = torch.full((2, 16, 16, 3), 100, dtype=torch.uint8)
+    moved, faded, blurred = still.clone(), still.clone(), still.clone()
+    moved[0, 2:6, 2:6] = moved[1, 3:7, 2:6] = 250
+    faded[1] += 5
+    blurred[1, 2:6, 2:6] = 250
+    blurred[1, 6, 2:6] = 103  # hardly changes, beside what does
+    assert quieted(still) == 0  # nothing is known
+    assert quieted(still, moved) == quieted(blurred) == DEADBAND
+    assert quieted(moved, faded) == 5  # narrower than the fading
+    assert FoldedPixelsConfig((16, 16, 3), deadband=3).quieted(torch.stack([faded])).deadband == 3
+
+
+def test_what_hardly_changes_stands_still_exactly_and_no_colour_moves_apart():
+    codec = FoldedPixels(FoldedPixelsConfig((16, 16, 3), scale=2.0, deadband=5))
+    frames = torch.full((3, 16, 16, 3), 100, dtype=torch.uint8)
+    frames[1] += 4
+    frames[2] += 4
+    frames[2, 8, 8, 1] = 106  # one colour of one pixel
+    before, almost, changed = codec.encode(frames).split(1)
+    assert torch.equal(codec.settle(almost, before), before)
+    moves = codec.decode(codec.settle(changed, before))[0] != frames[0]
+    assert moves.any(-1).nonzero().amin(0).tolist() == [6, 6]  # that position of 2x2 pixels and its neighbours
+    assert moves.sum() == 6 * 6 * 3 and torch.equal(FoldedPixels(FoldedPixelsConfig()).settle(almost, before), almost)
 
 
 @pytest.mark.parametrize("fold", [1, 2, 4])

@@ -171,6 +171,14 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     store, first = EpisodeStore(tmp_path / "data"), world.prompts.latents[0, 0]
     frames = np.concatenate([store.observations(i) for i in range(len(store))])
     assert (world.autoencoder.decode(first).numpy() == frames).all((1, 2, 3)).any()
+    assert bundle.load(tmp_path / "run" / "world").autoencoder.deadband == world.autoencoder.deadband
+    state, action = world.initial(torch.tensor([0]), torch.zeros(1, 3, dtype=torch.int64)), world.prompts.action[:1, 0]
+    moved = world.step(state, action)[0]
+    world.autoencoder.deadband = 256  # everything stands still, in what is shown and in what is known
+    stood = world.step(state, action)[0]
+    assert torch.equal(stood.latent, state.latent) and not torch.equal(moved.latent, state.latent)
+    world.autoencoder.deadband = 0
+    assert not torch.equal(world.step(stood, action)[0].latent, world.step(moved, action)[0].latent)
     more = replace(run(tmp_path, preset=PIXEL), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
     monkeypatch.setattr("worldsim.models.folded.CONTRAST", 1.0)  # as other recordings would be fitted
     train_world(more, "codec"), train_world(more, "encode")

@@ -131,6 +131,7 @@ class Autoencoder(Protocol):
     def bound(self) -> Tensor: ...  # [2 c 1 1]: the lowest and highest value each latent channel can take
     def encode(self, frames: Tensor) -> Tensor: ...  # [... H W 3] uint8 -> [... c h w]
     def decode(self, latents: Tensor) -> Tensor: ...  # [... c h w] -> [... H W 3] uint8
+    def settle(self, latents: Tensor, before: Tensor) -> Tensor: ...  # [b c h w]; what stands still, as it was before
     def state_dict(self) -> dict[str, Any]: ...  # what a bundle keeps
 
 

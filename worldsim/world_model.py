@@ -137,6 +137,7 @@ class WorldModel:
             return noise.normal(address, shape, noise.SOLVER + (index << noise.INDEX)) if index else start
 
         latent, features = self.denoiser.sample(self.sampler, action, state.context, draw, self.guidance, self._null)
+        latent = self.autoencoder.settle(latent, state.latent)
         context = self._commit(latent, action, state.context, commit)
         return WorldState(context, latent, state.age + 1, address), self.outcome(features, action)
 

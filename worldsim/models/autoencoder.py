@@ -147,3 +147,7 @@ class ConvAutoencoder(nn.Module):
         """Decodes unit-scale latents `[... c h w]` to uint8 frames `[... H W 3]`."""
         raw = latents.reshape(-1, *self.latent_shape) * self.std + self.mean
         return pixels.to_uint8(self._decode(raw)).reshape(*latents.shape[:-3], *self.config.frame_shape)
+
+    def settle(self, latents: Tensor, before: Tensor) -> Tensor:
+        """Returns latents as they are: no pixel of theirs is known to stand still."""
+        return latents

@@ -17,15 +17,22 @@ from worldsim import pixels
 
 CONTRAST = 0.44  # standard deviation of latents, where noise has 1
 LEAST_CONTRAST = 0.01  # standard deviation of pixels in [-1, 1], below which nothing is made of less
+DEADBAND = 16  # grey levels, at most
+LOST = 0.05  # share of the positions that change in recordings, at most, whose change a deadband takes for none
 
 
 @dataclass(frozen=True)
 class FoldedPixelsConfig:
-    """Sizes of a `FoldedPixels`; `fold` is the side of the square of pixels that becomes one position."""
+    """Sizes of a `FoldedPixels`; `fold` is the side of the square of pixels that becomes one position.
+
+    A position of a dreamed frame stands still, exactly, where it and its eight neighbours would change by fewer grey
+    levels than `deadband`: what a network says of what stands still is a little off, and would add up.
+    """
 
     frame_shape: tuple[int, int, int] = (64, 64, 3)
     fold: int = 2
     scale: float | None = None  # of pixels in [-1, 1]; None: 1, or as `fitted` to recordings
+    deadband: int | None = None  # None: 0, or as `quieted` by recordings
 
     def __post_init__(self):
         height, width, channels = self.frame_shape
@@ -47,6 +54,19 @@ class FoldedPixelsConfig:
             return self
         return replace(self, scale=round(CONTRAST / max(pixels.to_float(frames).std().item(), LEAST_CONTRAST), 2))
 
+    def quieted(self, pairs: Tensor) -> Self:
+        """Returns these sizes with a deadband: where none is given, the widest that hides next to no true change.
+
+        `pairs` are uint8 consecutive frames `[n 2 H W 3]`. What fades slowly keeps it narrow.
+        """
+        if self.deadband is not None:
+            return self
+        before, after = pairs.movedim(-1, -3).float().unbind(1)
+        change = F.max_pool2d((after - before).abs().amax(1, keepdim=True), self.fold)
+        around = F.max_pool2d(change, 3, 1, 1)[change > 0]
+        narrow = [n for n in range(1, DEADBAND + 1) if len(around) and (around < n).float().mean() <= LOST]
+        return replace(self, deadband=max(narrow, default=0))
+
 
 class FoldedPixels(nn.Module):
     """`Autoencoder` of frames `[... H W 3]` uint8: latents `[... c h w]` are their pixels, scaled; h = H / fold."""
@@ -58,6 +78,7 @@ class FoldedPixels(nn.Module):
         self.config = config
         self.latent_shape = config.latent_shape
         self.scale = 1.0 if config.scale is None else config.scale
+        self.deadband = config.deadband or 0
         bound = self.scale * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
         self.register_buffer("bound", bound.repeat(1, self.latent_shape[0], 1, 1))
 
@@ -74,3 +95,11 @@ class FoldedPixels(nn.Module):
         """Unfolds latents `[... c h w]` into uint8 frames `[... H W 3]`."""
         images = F.pixel_shuffle(latents.reshape(-1, *self.latent_shape), self.config.fold)
         return pixels.to_uint8(images / self.scale).reshape(*latents.shape[:-3], *self.config.frame_shape)
+
+    def settle(self, latents: Tensor, before: Tensor) -> Tensor:
+        """Returns latents `[b c h w]` whose pixels stand still where they hardly differ from the frame before."""
+        if not self.deadband:
+            return latents
+        change = (latents - before).abs().amax(1, keepdim=True)
+        moves = F.max_pool2d(change, 3, 1, 1) >= self.deadband * self.scale / 127.5
+        return torch.where(moves, latents, before)

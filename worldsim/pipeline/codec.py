@@ -34,7 +34,7 @@ def prepare_codec(run: Run) -> Codec:
     if isinstance(config, FoldedPixelsConfig):
         if config.scale is None and isinstance(begun, FoldedPixels):
             config = replace(config, scale=begun.scale)
-        codec: Codec = FoldedPixels(config.fitted(statistics_frames(run)))
+        codec: Codec = FoldedPixels(config.fitted(statistics_frames(run)).quieted(statistics_clips(run, 2)))
     elif isinstance(begun, ConvAutoencoder) and json.dumps(asdict(begun.config)) == json.dumps(asdict(config)):
         codec = begun
     else:
@@ -92,8 +92,13 @@ def encoded(autoencoder: Codec, frames: torch.Tensor) -> torch.Tensor:
 
 def statistics_frames(run: Run) -> torch.Tensor:
     """Returns uint8 frames `[n H W 3]` spread over the training episodes."""
-    sampler = WindowSampler(run.store, run.training_episodes, 1, run.seed)
-    return frame_batch(run.store, sampler.windows(0, min(STATISTICS_FRAMES, run.store.num_steps)), 1)[:, 0]
+    return statistics_clips(run, 1)[:, 0]
+
+
+def statistics_clips(run: Run, length: int) -> torch.Tensor:
+    """Returns uint8 frames `[n length H W 3]`, each clip consecutive ones, spread over the training episodes."""
+    sampler = WindowSampler(run.store, run.training_episodes, length, run.seed)
+    return frame_batch(run.store, sampler.windows(0, min(STATISTICS_FRAMES, run.store.num_steps)), length)
 
 
 def encode(run: Run, autoencoder: Codec) -> ClipTable:
