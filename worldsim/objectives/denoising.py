@@ -160,6 +160,7 @@ FAULTS, FAULT_SIDES = 3, (0.12, 0.35)  # squares of a clip at most, and their si
 def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     """Puts into squares of some clips' histories what is not there, in all frames alike; the frame to tell stays true.
 
+    In half of these clips the newest frames are true again, one to all but one: what has just come back stays.
     Half of these clips show what is usual there, so that things are missing; the others also what another clip shows,
     or another place of their own, so that there are too many. None lacks one thing and has another instead: it would
     look sound, and of sound histories things would vanish that have no cause to. Squares lie where there is something
@@ -197,7 +198,10 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
             & ((x - place % width).abs() < side * width / 2)[:, None]
         )  # fmt: skip
         swapped |= inside & (count >= i)  # the first square always
-    faulty = torch.where(swapped[:, None, None], wrong, true)
+    length = true.shape[1]
+    recent = ((draw.uniform(rows, 1) * 2 - 1) * (length - 1)).ceil()  # newest frames that are true again; none in half
+    mended = torch.arange(length, device=true.device) >= length - recent
+    faulty = torch.where(swapped[:, None, None] & ~mended[:, :, None, None, None], wrong, true)
     last = clip.latents[b - rows :, -1:]
     # Frames no longer show it: whoever looks decodes the latents.
     return replace(clip, latents=torch.cat((clip.latents[: b - rows], torch.cat((faulty, last), 1))), frames=None)
