@@ -23,7 +23,7 @@ from worldsim.evaluation.floors import tries
 from worldsim.evaluation.habits import habits
 from worldsim.evaluation.memory import revisits
 from worldsim.evaluation.rare import rare
-from worldsim.evaluation.returns import returns
+from worldsim.evaluation.returns import _erring, _grades, returns
 from worldsim.evaluation.subject import RealGame, Step
 from worldsim.evaluation.verdict import verdicts
 
@@ -311,10 +311,10 @@ def test_a_way_back_is_remembered_by_the_game_and_forgotten_by_a_mean_frame(perf
 
 def test_returns_correlate_fully_with_themselves_and_not_with_anothers(perfect, store, episodes, monkeypatch):
     monkeypatch.setattr("worldsim.evaluation.returns.SKILLED", 4)
-    same = returns(perfect, store, episodes, make(), per_policy=2)
+    same = returns(perfect, store, episodes, make, per_policy=2)
     assert same["pearson"] == {"mean": 1.0, "low": 1.0, "high": 1.0} and same["policies"] == 8
     assert same["itself"]["mean"] < 1  # the game from other starts: what luck leaves
-    other = returns(Unjustly(store), store, episodes, make(), per_policy=2)
+    other = returns(Unjustly(store), store, episodes, make, per_policy=2)
     assert other is None or other["pearson"]["mean"] < 0.8
 
 
@@ -472,23 +472,25 @@ def test_a_dream_in_which_nobody_dies_is_caught(store, episodes):
 def test_networks_are_chosen_by_other_starts_than_they_are_measured_from(perfect, store, episodes, monkeypatch):
     chosen, measured = [], []
     monkeypatch.setattr("worldsim.evaluation.returns.CHOSEN", 3)
-    monkeypatch.setattr("worldsim.evaluation.returns._network", lambda env, starts, *rest: chosen.extend(starts))
-    monkeypatch.setattr("worldsim.evaluation.returns._dreamed", lambda subject, starts, act: 0.0)
-    monkeypatch.setattr("worldsim.evaluation.returns._real", lambda env, starts, act: measured.extend(starts) or 0.0)
-    returns(perfect, store, episodes, make(), per_policy=3)
+    monkeypatch.setattr("worldsim.evaluation.returns._network", lambda game, starts, *rest: chosen.extend(starts))
+    monkeypatch.setattr("worldsim.evaluation.returns._return", lambda by, starts, act: measured.extend(starts) or 0.0)
+    returns(perfect, store, episodes, make, per_policy=3)
     places = [{(start.episode, start.position) for start in starts} for starts in (chosen, measured)]
     assert len(places[0]) == 3 and len(places[1]) == 6 and not places[0] & places[1]
 
 
-def test_scripts_are_policies_of_graded_skill(perfect, store, episodes, monkeypatch):
-    played = []
-    monkeypatch.setattr("worldsim.evaluation.returns._dreamed", lambda subject, starts, act: played.append(act) or 0.0)
-    monkeypatch.setattr("worldsim.evaluation.returns._real", lambda env, starts, act: 0.0)
-    up = np.array([1, 0, 0, 0], np.int8)
-    returns(perfect, store, episodes, make(), {"up": lambda frame, rng, space: up}, per_policy=3)
-    frames = np.zeros((200, 64, 64, 3), np.uint8)
-    kept = [float((act(frames, frames, 0) == up).all(1).mean()) for act in played[:8]]
-    assert kept[0] == 1 and kept == sorted(kept, reverse=True) and 0.1 < kept[-1] < 0.35  # 1/8 and chance
+def test_scripts_are_policies_of_graded_skill_with_the_same_luck_in_dream_and_game(perfect, store, episodes):
+    scripts = {"collect": arena.collect, "careful": arena.careful}
+    found = returns(perfect, store, episodes, make, scripts, per_policy=4)
+    assert found["pearson"]["mean"] == 1 and found["policies"] == 16
+    assert (
+        found["dreamed_and_real"] == returns(perfect, store, episodes, make, scripts, per_policy=4)["dreamed_and_real"]
+    )
+    up, played = np.array([1, 0, 0, 0], np.int8), []
+    for script, share in _grades({"up": lambda frame, rng, space: up}):
+        act = _erring(script, share, np.zeros((1, 4)), store.info.action_space)
+        played.append(float((act(np.zeros((400, 64, 64, 3), np.uint8), None, 0) == up).all(1).mean()))
+    assert played == pytest.approx([1 - n / 8 for n in range(8)], abs=0.08)
 
 
 def test_rest_is_compared_where_the_table_does_not_have_it(store):

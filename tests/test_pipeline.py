@@ -30,6 +30,7 @@ from worldsim.models.unet import UNetConfig
 from worldsim.noise import address_of
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
+from worldsim.pipeline.codec import prepare_codec
 from worldsim.pipeline.previews import preview_episode
 from worldsim.pipeline.run import seeded
 from worldsim.training.loop import Rhythm
@@ -171,7 +172,8 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     store, first = EpisodeStore(tmp_path / "data"), world.prompts.latents[0, 0]
     frames = np.concatenate([store.observations(i) for i in range(len(store))])
     assert (world.autoencoder.decode(first).numpy() == frames).all((1, 2, 3)).any()
-    assert bundle.load(tmp_path / "run" / "world").autoencoder.deadband == world.autoencoder.deadband
+    fitted = prepare_codec(run(tmp_path, preset=PIXEL)).config.deadband
+    assert world.autoencoder.deadband == fitted > 0
     state, action = world.initial(torch.tensor([0]), torch.zeros(1, 3, dtype=torch.int64)), world.prompts.action[:1, 0]
     moved = world.step(state, action)[0]
     world.autoencoder.deadband = 256  # everything stands still, in what is shown and in what is known
@@ -181,9 +183,14 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     assert not torch.equal(world.step(stood, action)[0].latent, world.step(moved, action)[0].latent)
     more = replace(run(tmp_path, preset=PIXEL), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
     monkeypatch.setattr("worldsim.models.folded.CONTRAST", 1.0)  # as other recordings would be fitted
-    train_world(more, "codec"), train_world(more, "encode")
+    monkeypatch.setattr("worldsim.models.folded.DEADBAND", fitted - 1)
+    train_world(more, "codec")
+    facts = json.loads((more.folder / "run.json").read_text())
+    assert facts["preset.autoencoder"].pop("deadband") is None  # as a version wrote it that had none
+    (more.folder / "run.json").write_text(json.dumps(facts))
+    train_world(more, "encode")
     further = train_world(more)
-    assert further.fingerprint != world.fingerprint
+    assert further.fingerprint != world.fingerprint and further.autoencoder.config == world.autoencoder.config
     before, after = world.info.provenance, further.info.provenance
     assert after["training_episodes"] == 2 * before["training_episodes"]  # before and now
     assert after["begun_from"]["minutes"] == before["minutes"]

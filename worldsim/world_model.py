@@ -172,6 +172,7 @@ class WorldModel:
         shape = tuple(after.latent.shape[1:])
         again = noise.normal(after.address, shape, noise.AGAIN)
         other, _ = self.denoiser.sample(EulerSampler(1), action, before.context, lambda index: again)
+        other = self.autoencoder.settle(other, before.latent)
         return (after.latent - other).square().mean((1, 2, 3)).sqrt()
 
     @torch.no_grad()

@@ -115,7 +115,8 @@ def _foreign(subject: Subject) -> str:
 
 def settings(world: WorldModel) -> list[str]:
     """Returns what a world's figures depend on beside the data."""
-    return [world.fingerprint, *map(repr, (world.sampler, world.guidance, world.context_level))]
+    parts = (world.sampler, world.guidance, world.context_level, world.autoencoder.config)
+    return [world.fingerprint, *map(repr, parts)]
 
 
 def _named(world: WorldModel, store: EpisodeStore) -> EpisodeStore:

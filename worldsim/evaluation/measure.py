@@ -104,9 +104,8 @@ def measure(
         if not quick:
             fewer = max(starts // 4, 1)
             metrics["best_of_8"] = keep("best of 8", lambda: floors.tries(subject, store, episodes, fewer))
-            metrics["returns"] = keep(
-                "returns", lambda: (real := game()) and returns(subject, store, episodes, real, knowledge.scripts)
-            )
+            if play := knowledge.make:
+                metrics["returns"] = keep("returns", lambda: returns(subject, store, episodes, play, knowledge.scripts))
             if world is not None:
                 metrics["few_steps"], times = few_steps(world, store, episodes, game, reference, keep)
     return metrics, times

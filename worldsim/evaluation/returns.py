@@ -14,16 +14,17 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from worldsim.actions import ActionCodec, unpack
+from worldsim.actions import ActionCodec, pack
 from worldsim.data.episodes import EpisodeStore
-from worldsim.evaluation.habits import GONE, Script, scripted
+from worldsim.evaluation.habits import GONE, Script
 from worldsim.evaluation.statistics import bootstrap, correlation, rank_correlation
-from worldsim.evaluation.subject import Start, Subject, lead, starts_of
+from worldsim.evaluation.subject import RealGame, Start, Subject, starts_of
 
 STEPS = 128  # of a return
 CELLS = 8  # a policy sees frames as 8x8 cells
-SKILLED, CHILDREN = 8, 4  # the n-th network is n generations old
-CHOSEN = 6  # starts by which the best child is chosen
+LATEST = 256  # steps of an episode, after which nothing begins: the real game is led to every start again and again
+SKILLED, CHILDREN = 8, 3  # the n-th network is n generations old
+CHOSEN = 4  # starts by which the best child is chosen
 Act = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 """`act(frames [b H W 3], previous frames, step) -> packed actions [b k]`"""
 
@@ -62,29 +63,34 @@ def returns(
     subject: Subject,
     store: EpisodeStore,
     episodes: list[int],
-    env: gym.Env,
+    make: Callable[[], gym.Env],
     scripts: Mapping[str, Script] | None = None,
     per_policy: int = 32,
 ) -> dict[str, Any] | None:
     """Returns the correlation of policies' mean returns over 128 steps, dreamed and real, from the same real frames.
 
-    Half of the policies are of graded skill, half habits: scripts of which a share of the steps is random, or networks
-    chosen by other starts than they are measured from. Intervals are bootstraps over policies. `itself` is the
-    correlation of the game with itself, by as many other starts: luck alone keeps it below 1. None where a policy's
-    return never differs, or there are too few frames to begin from.
+    Half of the policies are habits, half of graded skill: scripts of which more and more steps are random, or, without
+    scripts, networks chosen by other starts. Intervals are bootstraps over policies. `itself` is the correlation of the
+    game with itself, by as many other starts: luck alone keeps it below 1. None where a policy's return never differs,
+    or there are too few frames to begin from.
     """
-    table, rng = ActionCodec(store.info.action_space, store.info.discrete_table).table, np.random.default_rng(0)
-    places = rng.permutation([(i, p) for i in episodes for p in range(subject.window, store.records[i].total_steps)])
+    space, rng = store.info.action_space, np.random.default_rng(0)
+    table = ActionCodec(space, store.info.discrete_table).table
+    latest = {i: min(store.records[i].total_steps, subject.window + LATEST) for i in episodes}
+    places = rng.permutation([(i, p) for i in episodes for p in range(subject.window, latest[i])])
     if len(places) < 2 * per_policy + CHOSEN:
         return None
     begin = lambda window, which: [starts_of(store, i, [p], window)[0] for i, p in places[which].tolist()]  # noqa: E731
     measured, again = slice(per_policy), slice(per_policy, 2 * per_policy)
     dreams, real, other = begin(subject.window, measured), begin(1, measured), begin(1, again)
-    own = begin(1, slice(2 * per_policy, 2 * per_policy + CHOSEN))
-    policies = [_erring(script, n, table, env.action_space) for script, n in _grades(scripts or {})]
-    policies = policies or [_network(env, own, table, generations) for generations in range(SKILLED)]
+    own, game = begin(1, slice(2 * per_policy, 2 * per_policy + CHOSEN)), RealGame(make)
+    policies: list[Act] = []
+    if space is not None:
+        policies = [_erring(script, share, table, space) for script, share in _grades(scripts or {})]
+    policies = policies or [_network(game, own, table, generations) for generations in range(SKILLED)]
     policies += habits(table, rng, SKILLED)
-    rows = [(_dreamed(subject, dreams, act), _real(env, real, act), _real(env, other, act)) for act in policies]
+    rows = [(_return(subject, dreams, act), _return(game, real, act), _return(game, other, act)) for act in policies]
+    game.close()
     pairs, itself = [row[:2] for row in rows], [row[1:] for row in rows]
     figures = {
         "pearson": bootstrap(pairs, lambda some: correlation(np.array(some))),
@@ -99,61 +105,48 @@ def returns(
 
 def _grades(scripts: Mapping[str, Script]) -> list[tuple[Script, float]]:
     """Returns scripts and the share of their steps that is random: as many of each, from none to less than all."""
-    grades = SKILLED // max(len(scripts), 1)
+    grades = max(SKILLED // max(len(scripts), 1), 1)
     return [(script, n / grades) for script in scripts.values() for n in range(grades)]
 
 
 def _erring(script: Script, share: float, table: np.ndarray, space: gym.Space) -> Act:
-    """Returns a script of which a share of the steps is random actions."""
-    rng, play = np.random.default_rng(0), scripted(script, space)
+    """Returns a script of which a share of the steps is random. Every row has luck of its own, the same every time."""
+    luck: list[np.random.Generator] = []
+
+    def choose(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return table[rng.integers(len(table))] if rng.random() < share else pack(space, script(frame, rng, space))
 
     def act(frames: np.ndarray, before: np.ndarray, step: int) -> np.ndarray:
-        errs, chance = rng.random(len(frames)) < share, table[rng.integers(len(table), size=len(frames))]
-        return np.where(errs[:, None], chance, play(frames, step))
+        if step == 0:
+            luck[:] = [np.random.default_rng(row) for row in range(len(frames))]
+        return np.stack([choose(frame, rng) for frame, rng in zip(frames, luck, strict=True)])
 
     return act
 
 
-def _network(env: gym.Env, starts: list[Start], table: np.ndarray, generations: int) -> FramePolicy:
+def _network(game: Subject, starts: list[Start], table: np.ndarray, generations: int) -> FramePolicy:
     """Returns a random network after some generations: each keeps the best in the real game of it and its children."""
     rng = np.random.default_rng(generations)
     best = FramePolicy(table, rng.normal(size=(2 * 3 * CELLS**2 + 1, len(table))))
-    score = _real(env, starts, best) if generations else 0.0
+    score = _return(game, starts, best) if generations else 0.0
     for _ in range(generations):
         children = [FramePolicy(table, best.weights + rng.normal(size=best.weights.shape)) for _ in range(CHILDREN)]
         for policy in children:
-            if (value := _real(env, starts, policy)) > score:
+            if (value := _return(game, starts, policy)) > score:
                 best, score = policy, value
     return best
 
 
-def _dreamed(subject: Subject, starts: list[Start], act: Act) -> float:
-    """Returns the mean expected return: rewards count by the chance that the dream has come so far."""
-    subject.reset(starts)
+def _return(player: Subject, starts: list[Start], act: Act) -> float:
+    """Returns the mean expected return: rewards count by the chance that the player has come so far."""
+    player.reset(starts)
     before = frames = np.stack([start.frames[-1] for start in starts])
     alive, total = np.ones(len(starts)), np.zeros(len(starts))
     for step in range(STEPS):
-        result = subject.step(act(frames, before, step))
+        result = player.step(act(frames, before, step))
         before, frames = frames, result.seen
         total += alive * result.reward
         alive = alive * (1 - result.end)
         if alive.max() <= GONE:
             break
     return float(total.mean())
-
-
-def _real(env: gym.Env, starts: list[Start], act: Act) -> float:
-    """Returns the mean return in the real game, from the same frames."""
-    return float(np.mean([_real_return(env, start, act) for start in starts]))
-
-
-def _real_return(env: gym.Env, start: Start, act: Act) -> float:
-    before = frame = lead(env, start)
-    total = 0.0
-    for step in range(STEPS):
-        action = unpack(env.action_space, act(frame[None], before[None], step)[0])
-        before, (frame, reward, over, *_) = frame, env.step(action)
-        total += float(reward)
-        if over:  # a limit of the environment's is no end of the game
-            break
-    return total

@@ -159,10 +159,9 @@ def actions_of(store: EpisodeStore, index: int) -> np.ndarray:
 
 def starts_of(store: EpisodeStore, index: int, positions: Iterable[int], window: int) -> list[Start]:
     """Returns starts in an episode whose first dreamed frames are those at `positions`, all of at least `window`."""
-    frames, led, seed = np.array(store.observations(index)), actions_of(store, index), store.records[index].seed
-    return [
-        Start(frames[p - window : p], led[p - window : p], index, int(p), seed, led[1:p]) for p in map(int, positions)
-    ]
+    led, seed = actions_of(store, index), store.records[index].seed
+    seen = lambda p: np.array(store.observations(index, p - window, p))  # noqa: E731
+    return [Start(seen(p), led[p - window : p], index, p, seed, led[1:p]) for p in map(int, positions)]
 
 
 def lead(env: gym.Env, start: Start) -> np.ndarray:

@@ -180,8 +180,11 @@ def _returns(m: dict[str, Any]) -> Verdict | None:
     figure = m.get("returns")
     if not figure:
         return None
-    p = figure["pearson"]
-    text = f"correlation {p['mean']:.2f} [{p['low']:.2f}, {p['high']:.2f}] over {figure['policies']} policies"
-    if itself := figure.get("itself"):
-        text += f", {itself['mean']:.2f} of the game with itself"
-    return Verdict("Do good policies do well in it?", text, _word(p["mean"], 0.8, 0.4), "good from 0.8, fair from 0.4")
+    p, itself = figure["pearson"], figure.get("itself")
+    text, of = f"correlation {p['mean']:.2f} [{p['low']:.2f}, {p['high']:.2f}] over {figure['policies']} policies", 1.0
+    if itself:
+        text, of = f"{text}, {itself['mean']:.2f} of the game with itself", itself["mean"]
+    if of < 0.5:  # luck decides: it tells nothing of the dream
+        return None
+    rule = "good from 0.8 of the game's with itself, fair from 0.4"
+    return Verdict("Do good policies do well in it?", text, _word(p["mean"] / of, 0.8, 0.4), rule)

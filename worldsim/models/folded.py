@@ -41,6 +41,8 @@ class FoldedPixelsConfig:
                 f"expected RGB frames whose sides are multiples of {self.fold}, found {height}x{width}x{channels}; "
                 "record with another size"
             )
+        if self.deadband is not None and self.deadband < 0:
+            raise ValueError(f"expected a deadband of 0 grey levels or more, found {self.deadband}")
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -55,17 +57,18 @@ class FoldedPixelsConfig:
         return replace(self, scale=round(CONTRAST / max(pixels.to_float(frames).std().item(), LEAST_CONTRAST), 2))
 
     def quieted(self, pairs: Tensor) -> Self:
-        """Returns these sizes with a deadband: where none is given, the widest that hides next to no true change.
+        """Returns these sizes with a deadband: where none is given, the widest that hides at most LOST of what changes.
 
-        `pairs` are uint8 consecutive frames `[n 2 H W 3]`. What fades slowly keeps it narrow.
+        `pairs` are uint8 consecutive frames `[n 2 H W 3]`. What fades slowly and often keeps it narrow.
         """
         if self.deadband is not None:
             return self
-        before, after = pairs.movedim(-1, -3).float().unbind(1)
-        change = F.max_pool2d((after - before).abs().amax(1, keepdim=True), self.fold)
+        before, after = pairs.to(torch.int16).unbind(1)
+        change = F.max_pool2d((after - before).abs().amax(-1)[:, None].float(), self.fold)
         around = F.max_pool2d(change, 3, 1, 1)[change > 0]
-        narrow = [n for n in range(1, DEADBAND + 1) if len(around) and (around < n).float().mean() <= LOST]
-        return replace(self, deadband=max(narrow, default=0))
+        if not len(around):
+            return replace(self, deadband=0)
+        return replace(self, deadband=min(DEADBAND, int(around.kthvalue(int(LOST * len(around)) + 1).values)))
 
 
 class FoldedPixels(nn.Module):
@@ -101,5 +104,5 @@ class FoldedPixels(nn.Module):
         if not self.deadband:
             return latents
         change = (latents - before).abs().amax(1, keepdim=True)
-        moves = F.max_pool2d(change, 3, 1, 1) >= self.deadband * self.scale / 127.5
-        return torch.where(moves, latents, before)
+        stands = F.max_pool2d(change, 3, 1, 1) < self.deadband * self.scale / 127.5
+        return torch.where(stands, before, latents)  # where a world broke, that shows

@@ -32,9 +32,14 @@ def prepare_codec(run: Run) -> Codec:
     config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
     begun = run.begun and run.begun.autoencoder
     if isinstance(config, FoldedPixelsConfig):
-        if config.scale is None and isinstance(begun, FoldedPixels):
-            config = replace(config, scale=begun.scale)
-        codec: Codec = FoldedPixels(config.fitted(statistics_frames(run)).quieted(statistics_clips(run, 2)))
+        if isinstance(begun, FoldedPixels):
+            scale, deadband = (
+                config.scale or begun.scale,
+                begun.deadband if config.deadband is None else config.deadband,
+            )
+            config = replace(config, scale=scale, deadband=deadband)
+        pairs = statistics_clips(run, 2)
+        codec: Codec = FoldedPixels(config.fitted(pairs[:, 1]).quieted(pairs))
     elif isinstance(begun, ConvAutoencoder) and json.dumps(asdict(begun.config)) == json.dumps(asdict(config)):
         codec = begun
     else:

@@ -141,7 +141,7 @@ class Run:
         if not theirs:
             return write_json(path, mine)
         for key, value in mine.items():
-            if (found := theirs.get(key)) != value:
+            if _given(found := theirs.get(key)) != _given(value):
                 found = f"{len(found or [])} other {key}" if key == "episodes" else f"{key}={found}"
                 raise ValueError(
                     f"expected out={self.folder} to hold a run with the same {key}, found {found}; use another out="
@@ -216,6 +216,11 @@ def seeded(seed: int) -> Iterator[None]:
 def trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
     """Returns the stage's model, trained in its own folder of the run's."""
     return train(stage, budget, run.folder / stage.name, seed, run.rhythm, run.torch_device, run.batches_a_step)
+
+
+def _given(value: Any) -> Any:
+    """Returns a preset's part without what nobody set: a later version may know more to set."""
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _plain(value: Any) -> Any:
