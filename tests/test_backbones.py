@@ -23,6 +23,7 @@ BACKBONES = {
     "unet": unet_backbone,
     "unet, told more": partial(unet_backbone, told=5),
     "unet, moving": partial(unet_backbone, (3, 2, 2), moved=1),
+    "unet, with drafts": partial(unet_backbone, drafts=True),
     "transformer": transformer_backbone,
     "transformer, told more": partial(transformer_backbone, told=5),
 }
@@ -69,6 +70,20 @@ def test_the_parallel_form_equals_frame_by_frame_over_four_windows(backbone):
             out, feature = backbone.read(*(x[:, t - 1] for x in query), context)
             assert (out - outs[:, t - 1]).abs().max() < 1e-10
             assert (feature - features[:, t - 1]).abs().max() < 1e-10
+
+
+def test_a_draft_says_the_same_in_both_forms_and_nothing_where_it_is_not_known():
+    unet = shake(unet_backbone(drafts=True)).double()
+    history, target = queries(unet, 3, 6, 1)
+    draft = torch.randn(3, 1, *unet.config.latent_shape, dtype=torch.float64)
+    draft[2] = torch.nan
+    told, plain = unet.forward(history, target, draft)[0][:, 0], unet.forward(history, target)[0][:, 0]
+    context = unet.start(3)
+    for t in range(6):
+        context = unet.append(*(part[:, t] for part in (history.latents, history.level, history.action)), context)
+    one = (part[:, 0] for part in (target.latents, target.level, target.target_level, target.action))
+    torch.testing.assert_close(unet.read(*one, unet.redraw(context, draft[:, 0]))[0], told)
+    assert torch.equal(told[2], plain[2]) and (told[:2] - plain[:2]).abs().flatten(1).amax(1).min() > 1e-6
 
 
 def test_resetting_one_row_makes_it_new_and_leaves_the_others_to_the_bit(backbone):

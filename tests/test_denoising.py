@@ -28,13 +28,14 @@ from worldsim.diffusion.prediction import (
     VelocityPrediction,
     VPrediction,
 )
-from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear
+from worldsim.diffusion.process import RectifiedFlow, VarianceExploding, VPCosine, VPLinear, expand
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.diffusion.weighting import EDMWeight, Uniform
 from worldsim.models.conv import ConvBackbone
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.forecast import Motion
 from worldsim.models.outcome import OutcomeConfig, OutcomeDistribution, OutcomeModel, symexp, two_hot
+from worldsim.models.unet import UNet
 from worldsim.objectives.denoising import (
     DECIDING,
     DenoisingConfig,
@@ -88,6 +89,46 @@ def test_the_noise_on_the_history_is_what_its_level_says():
     assert (noise[noisy].square().mean((1, 2, 3)).mean() - 1).abs() < 0.02
     clean = history.level == 0
     assert clean.float().mean() > 0.25 and torch.equal(history.latents[clean], clip.latents[:, :-1][clean])
+
+
+def drafting():
+    return shake(Denoiser(unet_backbone(LATENT, CODEC.width, drafts=True), BOUND))
+
+
+def test_a_sampler_s_every_evaluation_is_told_what_the_one_before_made():
+    model, made, told = drafting(), [], []
+    plain, context, noise = model._clean, model.start(2), torch.randn(2, *LATENT, generator=generator())
+    model._clean = lambda *args: made.append(plain(*args)) or made[-1]
+    model.backbone.redraw = lambda context, draft: told.append(draft) or UNet.redraw(model.backbone, context, draft)
+    action = torch.zeros(2, CODEC.width)
+    sample, _ = model.sample(EulerSampler(3), action, context, lambda index: noise)
+    assert len(made) == 3 and all(torch.equal(a, model.clamp(b)) for a, b in zip(told, made, strict=False))
+    assert len(told) == 2  # the first is told nothing
+    model.backbone.config = replace(model.backbone.config, drafts=False)
+    assert not torch.equal(model.sample(EulerSampler(3), action, context, lambda index: noise)[0], sample)
+
+
+def test_half_of_the_training_is_told_a_draft_from_further_up_the_same_way():
+    model, clip, seen = drafting(), random_clip(400, 4, LATENT, CODEC), []
+    plain = model.forward
+
+    def spy(history, target, forecast=None, draft=None):
+        seen.append((target, draft))
+        return plain(history, target, forecast, draft)
+
+    model.forward = spy
+    loss(model, clip, DenoisingConfig(shortcut_share=0.25), resample=False).total.backward()
+    (above, none), *halves, (target, draft) = seen
+    assert none is None and (above.level >= target.level).all() and torch.equal(above.target_level, target.level)
+    way = (above.latents - target.latents) / expand(above.level - target.level, clip.latents)
+    begin = (target.latents - expand(target.level, way) * way).flatten(1)  # where both lines of noise end
+    apart = (above.level - target.level)[:, 0] > 0.05
+    assert torch.cdist(begin[apart], clip.latents[:, -1].flatten(1)).amin(1).max() < 0.02
+    known = draft.isfinite().flatten(1).all(1)
+    assert known.float().mean() == pytest.approx(0.5, abs=0.1) and not known[target.level[:, 0] == 1].any()
+    assert all(p.grad.any() for p in model.backbone.embed_draft.parameters())
+    first, second = halves  # of shortcuts: the second half step is told what the first made
+    assert torch.equal(first[1].isfinite(), draft[:100].isfinite()) and second[1].isfinite().all()
 
 
 def test_dropped_history_is_always_the_oldest():

@@ -237,6 +237,15 @@ def test_a_world_becomes_a_student_that_needs_fewer_steps(taught, method):
         distill_world(distillation(folder, method, steps=4))
 
 
+def test_a_teacher_with_drafts_has_a_student_with_them(tmp_path):
+    drafting = replace(PIXEL, backbone=partial(PIXEL.backbone, drafts=True))
+    teacher = train_world(run(tmp_path, preset=drafting))
+    student = distill_world(distillation(tmp_path, "consistency", steps=2))
+    key = "backbone.embed_draft.2.weight"
+    assert student.denoiser.drafts
+    assert not torch.equal(student.denoiser.state_dict()[key], teacher.denoiser.state_dict()[key])
+
+
 def test_a_distillation_that_is_killed_goes_on(taught, monkeypatch):
     folder, _ = taught
     how = replace(distillation(folder, "consistency", minutes=0.2), rhythm=Rhythm(0.0, 1e9, 1))

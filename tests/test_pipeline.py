@@ -18,19 +18,22 @@ from worldsim import bundle
 from worldsim.cli.data import open_data
 from worldsim.cli.main import main
 from worldsim.data.episodes import Episode, EpisodeStore, EpisodeWriter
+from worldsim.diffusion.samplers import EulerSampler
 from worldsim.dream.env import WorldModelEnv
 from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.subject import Step
 from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackboneConfig
+from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixelsConfig
 from worldsim.models.forecast import MotionConfig
 from worldsim.models.next_frame import NextFrame, NextFrameConfig
-from worldsim.models.unet import UNetConfig
+from worldsim.models.unet import UNet, UNetConfig
 from worldsim.noise import address_of
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
 from worldsim.pipeline.codec import prepare_codec
+from worldsim.pipeline.dynamics import _begin_from
 from worldsim.pipeline.previews import preview_episode
 from worldsim.pipeline.run import seeded
 from worldsim.training.loop import Rhythm
@@ -198,6 +201,22 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     for name, preset in (("tiny", TINY), ("scaled", scaled)):
         with pytest.raises(ValueError, match=r"expected begin_from=.* to be a world of .*; use its preset"):
             train_world(replace(more, preset=preset, folder=tmp_path / name))
+
+
+def test_a_world_without_drafts_begins_one_with_them_that_says_the_same(tmp_path):
+    world = train_world(run(tmp_path, preset=PIXEL))
+    drafting = replace(PIXEL, backbone=partial(PIXEL.backbone, drafts=True))
+    shape = world.autoencoder.latent_shape
+    unet = UNet(drafting.backbone(latent_shape=shape, action_width=world.action_codec.width))
+    model = Denoiser(unet, world.denoiser.bound)
+    _begin_from(world, model, "it")
+    noise, action = torch.randn(2, *shape), world.prompts.action[:2, 0]
+    told = model.sample(EulerSampler(2), action, model.start(2), lambda index: noise)[0]
+    torch.testing.assert_close(
+        world.denoiser.sample(EulerSampler(2), action, model.start(2), lambda index: noise)[0], told
+    )
+    more = replace(run(tmp_path, preset=drafting), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
+    assert train_world(more).denoiser.drafts and not world.denoiser.drafts
 
 
 def test_a_world_that_is_trained_on_keeps_its_codec(tmp_path):

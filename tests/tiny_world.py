@@ -41,8 +41,8 @@ def conv_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
     return ConvBackbone(ConvBackboneConfig(latent_shape, action_width, **sizes, told=told))
 
 
-def unet_backbone(latent_shape=(4, 2, 2), action_width=5, told=0, moved=0):
-    sizes = {"window": WINDOW, "widths": (8, 16), "condition_width": 16, "words": 4, "moved": moved}
+def unet_backbone(latent_shape=(4, 2, 2), action_width=5, told=0, moved=0, drafts=False):
+    sizes = {"window": WINDOW, "widths": (8, 16), "condition_width": 16, "words": 4, "moved": moved, "drafts": drafts}
     unet = UNet(UNetConfig(latent_shape, action_width, **sizes, told=told))
     unet.start_from(torch.randn(8, *latent_shape, generator=torch.Generator().manual_seed(0)))
     return unet

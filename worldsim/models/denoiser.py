@@ -8,7 +8,7 @@ Leaves out what guidance is, which wraps the callable, and the weights' average,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -62,15 +62,23 @@ class Denoiser(nn.Module):
         if getattr(backbone.config, "moved", 0) and not told_as_it_is:
             raise ValueError("expected prediction=clean and no forecaster of a backbone that moves the newest frame")
 
-    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
+    @property
+    def drafts(self) -> bool:
+        """Whether an evaluation of a frame is told what the one before made of it."""
+        return getattr(self.backbone.config, "drafts", False)
+
+    def forward(
+        self, history: Stream, target: Stream, forecast: Forecast | None = None, draft: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns clean latents `[b n c h w]` (float32) and features `[b n d h w]` for noisy residuals of a forecast.
 
-        `forecast` is what is foreseen of the targets, for those who have asked already.
+        `forecast` is what is foreseen of the targets, for those who have asked already; `draft` what an evaluation
+        before made of them, NaN where there was none.
         """
         x, level = target.latents, target.level
         forecast = self.forecaster.foresee(history, target.action) if forecast is None else forecast
         told = replace(target, latents=forecast.beside(self._scaled(x, level)))
-        output, features = self.backbone.forward(history, told)
+        output, features = self.backbone.forward(history, told, *([] if draft is None else [draft]))
         return self._clean(output, x, level, forecast), features
 
     def clamp(self, clean: Tensor) -> Tensor:
@@ -100,11 +108,16 @@ class Denoiser(nn.Module):
         features = action.new_empty(0)
 
         def given(action: Tensor, context: Context, forecast: Forecast) -> Denoise:
+            draft: Tensor | None = None
+
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
-                nonlocal features
+                nonlocal features, draft
+                history = context.history if draft is None else cast(Any, self.backbone).redraw(context.history, draft)
                 told = forecast.beside(self._scaled(x, level))
-                output, features = self.backbone.read(told, level, target_level, action, context.history)
-                return forecast.residual(self.clamp(self._clean(output, x, level, forecast)))
+                output, features = self.backbone.read(told, level, target_level, action, history)
+                clean = self.clamp(self._clean(output, x, level, forecast))
+                draft = clean if self.drafts else None
+                return forecast.residual(clean)
 
             return denoise
 

@@ -6,7 +6,7 @@ Leaves out memory beyond its window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -36,6 +36,7 @@ class UNetConfig:
     attention: bool = True  # among the positions of the coarsest level
     condition_width: int = 256
     words: int = 0  # kinds of patches counted in the newest past frame, see `words.VisualWords`
+    drafts: bool = False  # whether they are counted in what the evaluation before made of the frame, too
     told: int = 0  # channels beside the latents, of what a forecaster says
     moved: int = 0  # side of a position's square of pixels, where a flow moves the newest frame; 0: none does
 
@@ -50,6 +51,8 @@ class UNetConfig:
             )
         if self.attention and self.widths[-1] % max(1, self.widths[-1] // HEAD):
             raise ValueError(f"expected a last width that is a multiple of {HEAD}, found {self.widths[-1]}")
+        if self.drafts and not self.words:
+            raise ValueError("expected words to count in drafts, found words=0; set drafts=false")
         if self.moved < 0 or (self.moved and self.latent_shape[0] != 3 * self.moved**2):
             raise ValueError(
                 f"expected latents that are squares of {self.moved}x{self.moved} RGB pixels, found "
@@ -87,6 +90,12 @@ class UNet(nn.Module):
             self.embed_words = nn.Sequential(
                 nn.Linear(config.words, condition), nn.SiLU(), nn.Linear(condition, condition)
             )
+            if config.drafts:
+                self.embed_draft = nn.Sequential(
+                    nn.Linear(config.words, condition),
+                    nn.SiLU(),
+                    zero_init(nn.Linear(condition, condition, bias=False)),
+                )
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(condition, condition), nn.SiLU())
         self.stem = nn.Conv2d(c + config.told, widths[0], 3, padding=1)
         self.stem_past = nn.Conv2d(config.window * c, widths[0], 3, padding=1, bias=False)
@@ -102,13 +111,19 @@ class UNet(nn.Module):
         self.mover = Mover(widths[self.flow_level], config.moved) if config.moved else None
         self.feature_width = sum(widths)
 
-    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
-        """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
+    def forward(self, history: Stream, target: Stream, draft: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`.
+
+        `draft` is what is known of the frames so far, NaN where nothing is.
+        """
         n = target.latents.shape[1]
         goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
         parts = (target.latents, target.level, goal, target.action)
         x, level, goal, action = (rearrange(part, "b n ... -> (n b) ...") for part in parts)
-        out, features = self.read(x, level, goal, action, self.remember(Stack.before(history, n, self.config.window)))
+        context = self.remember(Stack.before(history, n, self.config.window))
+        if draft is not None:
+            context = self.redraw(context, rearrange(draft, "b n ... -> (n b) ..."))
+        out, features = self.read(x, level, goal, action, context)
         return rearrange(out, "(n b) ... -> b n ...", n=n), rearrange(features, "(n b) ... -> b n ...", n=n)
 
     def start_from(self, latents: Tensor) -> None:
@@ -143,6 +158,16 @@ class UNet(nn.Module):
             if self.mover is not None and i == self.flow_level:
                 moved = self.mover(told, context.stack.newest())
         return self.head(told) + moved, torch.cat(features, 1)
+
+    def redraw(self, context: UNetContext, draft: Tensor) -> UNetContext:
+        """Returns the context with what a clean draft of the frame to tell `[b c h w]` counts, nothing where it is NaN.
+
+        So places that decide alone learn what all of them have decided so far (self-conditioning, Chen et al. 2022).
+        """
+        assert self.words is not None  # a config with drafts has words
+        told = draft.isfinite().flatten(1).all(1, keepdim=True)
+        counted = self.embed_draft(self.words(draft.nan_to_num()))
+        return replace(context, known=context.known + counted * told)
 
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: UNetContext) -> UNetContext:
         """Returns the history with one more frame and the oldest gone."""

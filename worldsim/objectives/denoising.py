@@ -35,7 +35,7 @@ class DenoisingConfig:
     resampled_share: float = 0.375  # clips where they are
     resampled_level: float = 1.0  # noise from which: 1 anew, with less things stay where they truly are
     resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
-    faulty_share: float = 0.0  # clips whose history is faulty all along, see `faulty_history`
+    faulty_share: float = 0.0  # clips whose history is faulty, see `faulty_history`
     shortcut_share: float = 0.125  # clips that learn large steps from two small ones
     shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
     levels: Any = field(default_factory=PowerLevels)  # of ordinary rows: `diffusion.levels`
@@ -74,14 +74,16 @@ def denoising_loss(
     rows = math.ceil(len(clean) * config.shortcut_share) if shortcuts else 0
     faulty = order >= b - math.ceil(b * config.faulty_share)
     level, target_level = _levels(rows, faulty, n, denoiser.process, config, draw)
-    noisy = add_noise(denoiser.process, forecast.residual(clean), draw.normal(clean.shape), level)
-    target = Stream(noisy, level, action, valid, target_level)
+    residual, noise = forecast.residual(clean), draw.normal(clean.shape)
+    target = Stream(add_noise(denoiser.process, residual, noise, level), level, action, valid, target_level)
+    draft = draft_of(denoiser, history, target, forecast, residual, noise, draw)
     goal = clean
     if rows:
         first = torch.arange(rows, device=clean.device)
-        own = shortcut_goal(teacher, history.select(first), target.select(first), forecast.select(first), config)
+        few = (history.select(first), target.select(first), forecast.select(first))
+        own = shortcut_goal(teacher, *few, None if draft is None else draft[:rows], config)
         goal = torch.cat((own, clean[rows:]))
-    output, _ = denoiser(history, target, forecast)
+    output, _ = denoiser(history, target, forecast, draft)
     error = denoiser.forecaster.size(output - goal)
     weighted = error * config.weight(level, denoiser.process) * valid
     plain = (error[rows:].detach() * valid[rows:]).sum() / valid[rows:].sum().clamp_min(1)
@@ -158,15 +160,15 @@ FAULTS, FAULT_SIDES = 3, (0.12, 0.35)  # squares of a clip at most, and their si
 
 
 def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
-    """Puts into squares of some clips' histories what is not there, in all frames alike; the frame to tell stays true.
+    """Puts what is not there into squares of some clips' histories, the same ones in every frame; the last stays true.
 
-    In half of these clips the newest frames are true again, one to all but one: what has just come back stays.
-    Half of these clips show what is usual there, so that things are missing; the others also what another clip shows,
-    or another place of their own, so that there are too many. None lacks one thing and has another instead: it would
-    look sound, and of sound histories things would vanish that have no cause to. Squares lie where there is something
-    to miss or to add: what differs from the usual, and varies in its episode. What never does is scenery: to be told it
-    by heart teaches to put known scenery into an unknown place. No recording shows the way back from what dreams do
-    wrong. The clips are the last ones: the first are those that are resampled.
+    Half of the clips show what is usual there, so that things are missing; the others also what another clip shows,
+    or another place of their own, so that there are too many. In half of them, whichever these are, the newest frames
+    (one to all but one) are true again: what has just come back stays. None lacks one thing and has another instead:
+    it would look sound, and of sound histories things would vanish that have no cause to. Squares lie where there is
+    something to miss or to add: what differs from the usual, and varies in its episode. What never does is scenery: to
+    be told it by heart teaches to put known scenery into an unknown place. No recording shows the way back from what
+    dreams do wrong. The clips are the last ones: the first are those that are resampled.
     """
     b, height, width = len(clip.latents), *clip.latents.shape[-2:]
     rows = math.ceil(b * config.faulty_share)
@@ -239,7 +241,26 @@ def _levels(
 
 
 @torch.no_grad()
-def shortcut_goal(teacher, history: Stream, target: Stream, forecast: Forecast, config: DenoisingConfig) -> Tensor:
+def draft_of(
+    denoiser, history: Stream, target: Stream, forecast: Forecast, residual: Tensor, noise: Tensor, draw
+) -> Tensor | None:
+    """Returns what an evaluation on the way from the same noise may have made of target frames `[b n c h w]`.
+
+    NaN for half of them, and at level 1, where there was none before. None where the denoiser is not told.
+    """
+    if not denoiser.drafts:
+        return None
+    before = target.level + (1 - target.level) * draw.uniform(*target.level.shape)
+    x = add_noise(denoiser.process, residual, noise, before)
+    draft, _ = denoiser(history, replace(target, latents=x, level=before, target_level=target.level), forecast)
+    known = (draw.uniform(*before.shape) < 0.5) & (target.level < 1)
+    return torch.where(expand(known, draft), denoiser.clamp(draft), torch.nan)
+
+
+@torch.no_grad()
+def shortcut_goal(
+    teacher, history: Stream, target: Stream, forecast: Forecast, draft: Tensor | None, config: DenoisingConfig
+) -> Tensor:
     """Returns the clean latent whose one step of the full size lands where two half steps do (Frans et al. 2024).
 
     Half of the smallest size is taken as an infinitesimal step (target level = level), which the ordinary rows train.
@@ -250,8 +271,9 @@ def shortcut_goal(teacher, history: Stream, target: Stream, forecast: Forecast, 
     half, smallest = size / 2, 0.5**config.shortcut_levels
     for _ in range(2):
         stated = torch.where(size > smallest * 1.01, level - half, level)
-        clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated), forecast)
-        clean = forecast.residual(teacher.clamp(clean))
+        clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated), forecast, draft)
+        clean = teacher.clamp(clean)
+        draft, clean = clean if teacher.drafts else None, forecast.residual(clean)
         x, level = euler_step(process, x, clean, level, level - half), level - half
     clean = _clean_between(process, target.latents, x, target.level, target.target_level)
     return teacher.clamp(forecast.latent(clean))

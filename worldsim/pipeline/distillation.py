@@ -24,7 +24,7 @@ from worldsim import bundle
 from worldsim.data.clips import ClipTable, WindowSampler
 from worldsim.data.episodes import EpisodeStore
 from worldsim.data.shards import acquire_lock
-from worldsim.diffusion.process import RectifiedFlow
+from worldsim.diffusion.process import RectifiedFlow, expand
 from worldsim.distill import METHODS, Known
 from worldsim.distill.task import Task, standing
 from worldsim.models.denoiser import Denoiser
@@ -229,8 +229,12 @@ def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config,
 
 def _clean(network: Denoiser, history: Stream, action, valid, forecast, x, time, target) -> tuple[Tensor, Tensor]:
     """Returns clean residuals `[b c h w]`, without gradient as a sampler would clamp them, and features `[b d h w]`."""
-    one = Stream(x[:, None], time[:, None], action, valid, target[:, None])
-    clean, features = network(history, one, forecast)
+    one, draft = Stream(x[:, None], time[:, None], action, valid, target[:, None]), None
+    if network.drafts:  # what it says itself stands for what the evaluation before made; at pure noise there was none
+        with torch.no_grad():
+            own, _ = network(history, one, forecast)
+            draft = torch.where(expand(one.level < 1, own), network.clamp(own), torch.nan)
+    clean, features = network(history, one, forecast, draft)
     clean = clean if torch.is_grad_enabled() else network.clamp(clean)
     return forecast.residual(clean)[:, 0], rearrange(features, "b 1 d h w -> b d h w")
 

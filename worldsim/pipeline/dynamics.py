@@ -70,7 +70,7 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
     """Gives a denoiser a world's weights. Raises ValueError, in one sentence, where sizes or codec differ.
 
     A world that keeps the last frame gives them to one that is told a forecast, too: that one says at first what it is
-    told, and learns anew what to add.
+    told, and learns anew what to add. One without drafts gives them to one with.
     """
     begun, told = dict(world.denoiser.state_dict()), model.backbone.config.told
     mine, theirs = (
@@ -82,6 +82,9 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
         stem, c = begun["backbone.stem.weight"], len(model.bound[0])
         begun["backbone.stem.weight"] = torch.cat((stem[:, :c], stem.new_zeros(len(stem), told, 3, 3), stem[:, c:]), 1)
         begun |= {k: v for k, v in model.state_dict().items() if k.startswith(("forecaster.", "backbone.head."))}
+    if model.drafts and not world.denoiser.drafts:
+        mine = (json.dumps(asdict(replace(model.backbone.config, drafts=False))), *mine[1:])
+        begun |= {k: v for k, v in model.state_dict().items() if k.startswith("backbone.embed_draft.")}
     for expected, found in zip(mine, theirs, strict=True):
         if expected != found:
             raise ValueError(f"expected begin_from={name} to be a world of {expected}, found {found}; use its preset")
