@@ -25,18 +25,20 @@ from worldsim.evaluation.subject import Step
 from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.conv import ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
-from worldsim.models.folded import FoldedPixelsConfig
+from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import MotionConfig
 from worldsim.models.next_frame import NextFrame, NextFrameConfig
 from worldsim.models.unet import UNet, UNetConfig
 from worldsim.noise import address_of
 from worldsim.objectives.denoising import DenoisingConfig
 from worldsim.pipeline import Preset, Run, StageSizes, train_world
+from worldsim.pipeline.assembly import helpful_deadband
 from worldsim.pipeline.codec import prepare_codec
 from worldsim.pipeline.dynamics import _begin_from
 from worldsim.pipeline.previews import preview_episode
 from worldsim.pipeline.run import seeded
 from worldsim.training.loop import Rhythm
+from worldsim.types import Clip
 
 SIZES = StageSizes(8, 1e-3)
 TINY = Preset(
@@ -175,8 +177,7 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     store, first = EpisodeStore(tmp_path / "data"), world.prompts.latents[0, 0]
     frames = np.concatenate([store.observations(i) for i in range(len(store))])
     assert (world.autoencoder.decode(first).numpy() == frames).all((1, 2, 3)).any()
-    fitted = prepare_codec(run(tmp_path, preset=PIXEL)).config.deadband
-    assert world.autoencoder.deadband == fitted > 0
+    assert 0 < world.autoencoder.deadband <= prepare_codec(run(tmp_path, preset=PIXEL)).deadband
     state, action = world.initial(torch.tensor([0]), torch.zeros(1, 3, dtype=torch.int64)), world.prompts.action[:1, 0]
     moved = world.step(state, action)[0]
     world.autoencoder.deadband = 256  # everything stands still, in what is shown and in what is known
@@ -186,14 +187,14 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     assert not torch.equal(world.step(stood, action)[0].latent, world.step(moved, action)[0].latent)
     more = replace(run(tmp_path, preset=PIXEL), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
     monkeypatch.setattr("worldsim.models.folded.CONTRAST", 1.0)  # as other recordings would be fitted
-    monkeypatch.setattr("worldsim.models.folded.DEADBAND", fitted - 1)
+    monkeypatch.setattr("worldsim.models.folded.DEADBAND", 0)
     train_world(more, "codec")
     facts = json.loads((more.folder / "run.json").read_text())
     assert facts["preset.autoencoder"].pop("deadband") is None  # as a version wrote it that had none
     (more.folder / "run.json").write_text(json.dumps(facts))
     train_world(more, "encode")
     further = train_world(more)
-    assert further.fingerprint != world.fingerprint and further.autoencoder.config == world.autoencoder.config
+    assert further.fingerprint != world.fingerprint and further.autoencoder.deadband > 0
     before, after = world.info.provenance, further.info.provenance
     assert after["training_episodes"] == 2 * before["training_episodes"]  # before and now
     assert after["begun_from"]["minutes"] == before["minutes"]
@@ -201,6 +202,23 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     for name, preset in (("tiny", TINY), ("scaled", scaled)):
         with pytest.raises(ValueError, match=r"expected begin_from=.* to be a world of .*; use its preset"):
             train_world(replace(more, preset=preset, folder=tmp_path / name))
+
+
+@pytest.mark.parametrize(("truly", "chosen"), [(0, 12), (6, 6), (20, 12)])
+def test_a_deadband_hides_what_a_network_is_off_by_and_no_true_change(truly, chosen):
+    codec, rng = FoldedPixels(FoldedPixelsConfig((16, 16, 3), deadband=12)), np.random.default_rng(0)
+    frames = torch.full((8, 3, 16, 16, 3), 100, dtype=torch.uint8)
+    frames[:, -1, 4:12, 4:12] += truly  # all of it, and what is around stands still
+    latents = codec.encode(frames)
+    off = latents[:, -1] + torch.from_numpy(rng.uniform(-2, 2, latents[:, -1].shape)).float() / 127.5
+    world = SimpleNamespace(
+        device="cpu",
+        initial=lambda clip, address: SimpleNamespace(latent=clip.latents[:, -1]),
+        foresee=lambda state, action: (SimpleNamespace(latent=off), None),
+    )
+    flags = torch.ones(8, 3, dtype=torch.bool)
+    clip = Clip(latents, torch.zeros(8, 3, 4), flags, torch.zeros(8, 3), ~flags, flags)
+    assert abs(helpful_deadband(world, codec, clip) - chosen) <= 1
 
 
 def test_a_world_without_drafts_begins_one_with_them_that_says_the_same(tmp_path):

@@ -32,7 +32,7 @@ class FoldedPixelsConfig:
     frame_shape: tuple[int, int, int] = (64, 64, 3)
     fold: int = 2
     scale: float | None = None  # of pixels in [-1, 1]; None: 1, or as `fitted` to recordings
-    deadband: int | None = None  # None: 0, or as `quieted` by recordings
+    deadband: int | None = None  # None: 0, or up to what recordings allow, see `quieted`
 
     def __post_init__(self):
         height, width, channels = self.frame_shape
@@ -81,9 +81,13 @@ class FoldedPixels(nn.Module):
         self.config = config
         self.latent_shape = config.latent_shape
         self.scale = 1.0 if config.scale is None else config.scale
-        self.deadband = config.deadband or 0
+        self.set_deadband(config.deadband or 0)
         bound = self.scale * torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
         self.register_buffer("bound", bound.repeat(1, self.latent_shape[0], 1, 1))
+
+    def set_deadband(self, levels: int) -> None:
+        """Sets what `settle` takes for no change, in grey levels; a bundle keeps it."""
+        self.config, self.deadband = replace(self.config, deadband=levels), levels
 
     def encode(self, frames: Tensor) -> Tensor:
         """Folds uint8 frames `[... H W 3]` into latents `[... c h w]`, float32."""

@@ -8,19 +8,21 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from worldsim import bundle
-from worldsim.data.clips import ClipTable
+from worldsim import bundle, noise
+from worldsim.data.clips import ClipTable, WindowSampler
 from worldsim.diffusion.samplers import EulerSampler
 from worldsim.models.denoiser import Denoiser
+from worldsim.models.folded import FoldedPixels
 from worldsim.models.latent_action import LatentActions
 from worldsim.models.outcome import OutcomeModel
 from worldsim.pipeline.codec import Codec
 from worldsim.pipeline.provenance import card, describe_run
 from worldsim.pipeline.run import Run
-from worldsim.types import Clip, WorldInfo
+from worldsim.types import Clip, WorldInfo, map_rows
 from worldsim.world_model import WorldModel
 
 NUM_PROMPTS = 16
+SINGLE_STEPS, NO_WORSE = 256, 1.01  # by which a deadband is chosen
 
 
 def write_bundle(
@@ -36,8 +38,30 @@ def write_bundle(
     with run.processes.first_first():
         if run.processes.first:
             world = assemble(run, autoencoder, denoiser, outcome, clips, latent)
+            given = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
+            if isinstance(autoencoder, FoldedPixels) and given.deadband is None:
+                sampler = WindowSampler(run.store, run.training_episodes, run.prompt_length + 1, run.seed)
+                clip = clips.clips(sampler.windows(0, SINGLE_STEPS), sampler.length)
+                autoencoder.set_deadband(helpful_deadband(world, autoencoder, clip))
             bundle.save(world, folder, torch.bfloat16, card(world))
     return bundle.load(folder, run.torch_device)
+
+
+def helpful_deadband(world: WorldModel, codec: FoldedPixels, clip: Clip) -> int:
+    """Returns the widest deadband, up to the codec's, by which single steps are hardly worse than by the best.
+
+    `clip` `[b t …]` is what the game showed; its last frame is dreamed from those before.
+    """
+    widest, clip = codec.deadband, clip.to(world.device)
+    clip = clip.select(clip.valid.all(1).nonzero()[:, 0])
+    rows = list(range(len(clip.valid)))
+    before = world.initial(map_rows(lambda x: x[:, :-1], clip), noise.address_of(rows, world.device))
+    codec.set_deadband(0)
+    dreamed, errors = world.foresee(before, clip.action[:, -1])[0].latent, []
+    for levels in range(widest + 1):
+        codec.set_deadband(levels)
+        errors.append((codec.settle(dreamed, before.latent) - clip.latents[:, -1]).square().mean().item())
+    return max(levels for levels, error in enumerate(errors) if error <= NO_WORSE * min(errors))
 
 
 def assemble(
