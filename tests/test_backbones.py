@@ -77,12 +77,12 @@ def test_a_draft_says_the_same_in_both_forms_and_nothing_where_it_is_not_known()
     history, target = queries(unet, 3, 6, 1)
     draft = torch.randn(3, 1, *unet.config.latent_shape, dtype=torch.float64)
     draft[2] = torch.nan
-    told, plain = unet.forward(history, target, draft)[0][:, 0], unet.forward(history, target)[0][:, 0]
+    told, plain = (unet.forward(history, x)[0][:, 0] for x in (replace(target, draft=draft), target))
     context = unet.start(3)
     for t in range(6):
         context = unet.append(*(part[:, t] for part in (history.latents, history.level, history.action)), context)
     one = (part[:, 0] for part in (target.latents, target.level, target.target_level, target.action))
-    torch.testing.assert_close(unet.read(*one, unet.redraw(context, draft[:, 0]))[0], told)
+    torch.testing.assert_close(unet.read(*one, unet.with_draft(context, draft[:, 0]))[0], told)
     assert torch.equal(told[2], plain[2]) and (told[:2] - plain[:2]).abs().flatten(1).amax(1).min() > 1e-6
 
 

@@ -187,14 +187,13 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     assert not torch.equal(world.step(stood, action)[0].latent, world.step(moved, action)[0].latent)
     more = replace(run(tmp_path, preset=PIXEL), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
     monkeypatch.setattr("worldsim.models.folded.CONTRAST", 1.0)  # as other recordings would be fitted
-    monkeypatch.setattr("worldsim.models.folded.DEADBAND", 0)
     train_world(more, "codec")
     facts = json.loads((more.folder / "run.json").read_text())
     assert facts["preset.autoencoder"].pop("deadband") is None  # as a version wrote it that had none
     (more.folder / "run.json").write_text(json.dumps(facts))
     train_world(more, "encode")
     further = train_world(more)
-    assert further.fingerprint != world.fingerprint and further.autoencoder.deadband > 0
+    assert further.fingerprint != world.fingerprint
     before, after = world.info.provenance, further.info.provenance
     assert after["training_episodes"] == 2 * before["training_episodes"]  # before and now
     assert after["begun_from"]["minutes"] == before["minutes"]
@@ -214,7 +213,7 @@ def test_a_deadband_hides_what_a_network_is_off_by_and_no_true_change(truly, cho
     world = SimpleNamespace(
         device="cpu",
         initial=lambda clip, address: SimpleNamespace(latent=clip.latents[:, -1]),
-        foresee=lambda state, action: (SimpleNamespace(latent=off), None),
+        foresee=lambda state, action: (SimpleNamespace(latent=codec.settle(off, state.latent)), None),
     )
     flags = torch.ones(8, 3, dtype=torch.bool)
     clip = Clip(latents, torch.zeros(8, 3, 4), flags, torch.zeros(8, 3), ~flags, flags)

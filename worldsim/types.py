@@ -74,6 +74,7 @@ class Stream(Rows):
     target_level: Tensor | None = None  # [b t]; where the sampler steps to; None (history) means 0
     clean: Tensor | None = None  # [b t c h w], the latents before noise; None: they had none
     frames: Tensor | None = None  # uint8 [b t H W 3], what these show; None: what the codec decodes
+    draft: Tensor | None = None  # [b t c h w], what an evaluation before made of these, NaN where none did
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,8 @@ class Backbone(Protocol):
     The history's frames stand before the target's last one: with `m` history frames and `n <= m + 1` target frames,
     target frame i stands at position m - n + 1 + i of the clip and sees history frames strictly before its position
     (as far as the window reaches), its own noisy latent, and its own action. History is never seen by itself in the
-    future, and targets never see one another. Beside a target's latents may stand what a forecaster says of it.
+    future, and targets never see one another. Beside a target's latents may stand what a forecaster says of it. One
+    whose config has `drafts` is told a target's draft, too.
     """
 
     config: Any
@@ -234,6 +236,10 @@ class Backbone(Protocol):
     def append(self, x: Tensor, level: Tensor, action: Tensor, context: Any) -> Any: ...
 
     # one frame [b c h w] enters the history, at the level it really has; returns the new context, leaves the old intact
+
+    def with_draft(self, context: Any, draft: Tensor) -> Any: ...
+
+    # of a config with `drafts`: the context that knows a draft of the frame to tell [b c h w], NaN where there is none
 
 
 class Sampler(Protocol):

@@ -8,6 +8,7 @@ a game has no scripts, small networks that some generations of chance improved i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -69,7 +70,7 @@ def returns(
 ) -> dict[str, Any] | None:
     """Returns the correlation of policies' mean returns over 128 steps, dreamed and real, from the same real frames.
 
-    Half of the policies are habits, half of graded skill: scripts of which more and more steps are random, or, without
+    Eight policies are habits, eight or so of graded skill: scripts of which more and more steps are random, or, without
     scripts, networks chosen by other starts. Intervals are bootstraps over policies. `itself` is the correlation of the
     game with itself, by as many other starts: luck alone keeps it below 1. None where a policy's return never differs,
     or there are too few frames to begin from.
@@ -83,14 +84,14 @@ def returns(
     begin = lambda window, which: [starts_of(store, i, [p], window)[0] for i, p in places[which].tolist()]  # noqa: E731
     measured, again = slice(per_policy), slice(per_policy, 2 * per_policy)
     dreams, real, other = begin(subject.window, measured), begin(1, measured), begin(1, again)
-    own, game = begin(1, slice(2 * per_policy, 2 * per_policy + CHOSEN)), RealGame(make)
+    own = begin(1, slice(2 * per_policy, 2 * per_policy + CHOSEN))
     policies: list[Act] = []
     if space is not None:
         policies = [_erring(script, share, table, space) for script, share in _grades(scripts or {})]
-    policies = policies or [_network(game, own, table, generations) for generations in range(SKILLED)]
-    policies += habits(table, rng, SKILLED)
-    rows = [(_return(subject, dreams, act), _return(game, real, act), _return(game, other, act)) for act in policies]
-    game.close()
+    with closing(RealGame(make)) as game:
+        policies = policies or [_network(game, own, table, generations) for generations in range(SKILLED)]
+        policies += habits(table, rng, SKILLED)
+        rows = [(_return(subject, dreams, by), _return(game, real, by), _return(game, other, by)) for by in policies]
     pairs, itself = [row[:2] for row in rows], [row[1:] for row in rows]
     figures = {
         "pearson": bootstrap(pairs, lambda some: correlation(np.array(some))),

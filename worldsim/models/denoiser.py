@@ -8,7 +8,7 @@ Leaves out what guidance is, which wraps the callable, and the weights' average,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -67,18 +67,15 @@ class Denoiser(nn.Module):
         """Whether an evaluation of a frame is told what the one before made of it."""
         return getattr(self.backbone.config, "drafts", False)
 
-    def forward(
-        self, history: Stream, target: Stream, forecast: Forecast | None = None, draft: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, history: Stream, target: Stream, forecast: Forecast | None = None) -> tuple[Tensor, Tensor]:
         """Returns clean latents `[b n c h w]` (float32) and features `[b n d h w]` for noisy residuals of a forecast.
 
-        `forecast` is what is foreseen of the targets, for those who have asked already; `draft` what an evaluation
-        before made of them, NaN where there was none.
+        `forecast` is what is foreseen of the targets, for those who have asked already.
         """
         x, level = target.latents, target.level
         forecast = self.forecaster.foresee(history, target.action) if forecast is None else forecast
         told = replace(target, latents=forecast.beside(self._scaled(x, level)))
-        output, features = self.backbone.forward(history, told, *([] if draft is None else [draft]))
+        output, features = self.backbone.forward(history, told)
         return self._clean(output, x, level, forecast), features
 
     def clamp(self, clean: Tensor) -> Tensor:
@@ -112,7 +109,7 @@ class Denoiser(nn.Module):
 
             def denoise(x: Tensor, level: Tensor, target_level: Tensor) -> Tensor:
                 nonlocal features, draft
-                history = context.history if draft is None else cast(Any, self.backbone).redraw(context.history, draft)
+                history = context.history if draft is None else self.backbone.with_draft(context.history, draft)
                 told = forecast.beside(self._scaled(x, level))
                 output, features = self.backbone.read(told, level, target_level, action, history)
                 clean = self.clamp(self._clean(output, x, level, forecast))

@@ -111,18 +111,15 @@ class UNet(nn.Module):
         self.mover = Mover(widths[self.flow_level], config.moved) if config.moved else None
         self.feature_width = sum(widths)
 
-    def forward(self, history: Stream, target: Stream, draft: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`.
-
-        `draft` is what is known of the frames so far, NaN where nothing is.
-        """
+    def forward(self, history: Stream, target: Stream) -> tuple[Tensor, Tensor]:
+        """Computes every target frame `[b n c h w]` from the history frames before it; see `types.Backbone`."""
         n = target.latents.shape[1]
         goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
         parts = (target.latents, target.level, goal, target.action)
         x, level, goal, action = (rearrange(part, "b n ... -> (n b) ...") for part in parts)
         context = self.remember(Stack.before(history, n, self.config.window))
-        if draft is not None:
-            context = self.redraw(context, rearrange(draft, "b n ... -> (n b) ..."))
+        if target.draft is not None:
+            context = self.with_draft(context, rearrange(target.draft, "b n ... -> (n b) ..."))
         out, features = self.read(x, level, goal, action, context)
         return rearrange(out, "(n b) ... -> b n ...", n=n), rearrange(features, "(n b) ... -> b n ...", n=n)
 
@@ -159,7 +156,7 @@ class UNet(nn.Module):
                 moved = self.mover(told, context.stack.newest())
         return self.head(told) + moved, torch.cat(features, 1)
 
-    def redraw(self, context: UNetContext, draft: Tensor) -> UNetContext:
+    def with_draft(self, context: UNetContext, draft: Tensor) -> UNetContext:
         """Returns the context with what a clean draft of the frame to tell `[b c h w]` counts, nothing where it is NaN.
 
         So places that decide alone learn what all of them have decided so far (self-conditioning, Chen et al. 2022).

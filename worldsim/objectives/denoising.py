@@ -76,14 +76,13 @@ def denoising_loss(
     level, target_level = _levels(rows, faulty, n, denoiser.process, config, draw)
     residual, noise = forecast.residual(clean), draw.normal(clean.shape)
     target = Stream(add_noise(denoiser.process, residual, noise, level), level, action, valid, target_level)
-    draft = draft_of(denoiser, history, target, forecast, residual, noise, draw)
+    target = drafted(denoiser, history, target, forecast, residual, noise, draw)
     goal = clean
     if rows:
         first = torch.arange(rows, device=clean.device)
-        few = (history.select(first), target.select(first), forecast.select(first))
-        own = shortcut_goal(teacher, *few, None if draft is None else draft[:rows], config)
+        own = shortcut_goal(teacher, history.select(first), target.select(first), forecast.select(first), config)
         goal = torch.cat((own, clean[rows:]))
-    output, _ = denoiser(history, target, forecast, draft)
+    output, _ = denoiser(history, target, forecast)
     error = denoiser.forecaster.size(output - goal)
     weighted = error * config.weight(level, denoiser.process) * valid
     plain = (error[rows:].detach() * valid[rows:]).sum() / valid[rows:].sum().clamp_min(1)
@@ -141,8 +140,10 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
         x = start(teacher.process, noise)
         if config.resampled_level < 1:
             x = add_noise(teacher.process, forecast.residual(frame.latents), noise, levels[0])
+        draft = None
         for level, further in pairwise(levels):
-            sample, _ = teacher(history, Stream(x, level, frame.action, frame.valid, further), forecast)
+            sample, _ = teacher(history, Stream(x, level, frame.action, frame.valid, further, draft=draft), forecast)
+            draft = teacher.clamp(sample) if teacher.drafts else None
             x = euler_step(teacher.process, x, forecast.residual(teacher.clamp(sample)), level, further)
         sample = teacher.clamp(forecast.latent(x, teacher.forecaster.followed))
         made = torch.where(expand(frame.valid, sample), sample, frame.latents)
@@ -163,7 +164,7 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     """Puts what is not there into squares of some clips' histories, the same ones in every frame; the last stays true.
 
     Half of the clips show what is usual there, so that things are missing; the others also what another clip shows,
-    or another place of their own, so that there are too many. In half of them, whichever these are, the newest frames
+    or another place of their own, so that there are too many. In a random half of all these, the newest frames
     (one to all but one) are true again: what has just come back stays. None lacks one thing and has another instead:
     it would look sound, and of sound histories things would vanish that have no cause to. Squares lie where there is
     something to miss or to add: what differs from the usual, and varies in its episode. What never does is scenery: to
@@ -241,26 +242,37 @@ def _levels(
 
 
 @torch.no_grad()
-def draft_of(
-    denoiser, history: Stream, target: Stream, forecast: Forecast, residual: Tensor, noise: Tensor, draw
-) -> Tensor | None:
-    """Returns what an evaluation on the way from the same noise may have made of target frames `[b n c h w]`.
+def drafted(
+    denoiser,
+    history: Stream,
+    target: Stream,
+    forecast: Forecast,
+    residual: Tensor,
+    noise: Tensor,
+    draw,
+    share: float = 0.5,
+) -> Stream:
+    """Returns target frames with what an evaluation on the way from the same noise may have made of some of them.
 
-    NaN for half of them, and at level 1, where there was none before. None where the denoiser is not told.
+    Of a share of the rows; NaN for the others, and at level 1, where there was none before. Where the denoiser is not
+    told, the target as it is.
     """
     if not denoiser.drafts:
-        return None
-    before = target.level + (1 - target.level) * draw.uniform(*target.level.shape)
-    x = add_noise(denoiser.process, residual, noise, before)
-    draft, _ = denoiser(history, replace(target, latents=x, level=before, target_level=target.level), forecast)
-    known = (draw.uniform(*before.shape) < 0.5) & (target.level < 1)
-    return torch.where(expand(known, draft), denoiser.clamp(draft), torch.nan)
+        return target
+    some = draw.uniform(len(residual)).argsort()[: math.ceil(share * len(residual))]
+    part = target.select(some)
+    before = part.level + (1 - part.level) * draw.uniform(*part.level.shape)
+    x = add_noise(denoiser.process, residual[some], noise[some], before)
+    made, _ = denoiser(
+        history.select(some), replace(part, latents=x, level=before, target_level=part.level), forecast.select(some)
+    )
+    draft = torch.full_like(residual, torch.nan)
+    draft[some] = torch.where(expand(part.level < 1, made), denoiser.clamp(made), torch.nan)
+    return replace(target, draft=draft)
 
 
 @torch.no_grad()
-def shortcut_goal(
-    teacher, history: Stream, target: Stream, forecast: Forecast, draft: Tensor | None, config: DenoisingConfig
-) -> Tensor:
+def shortcut_goal(teacher, history: Stream, target: Stream, forecast: Forecast, config: DenoisingConfig) -> Tensor:
     """Returns the clean latent whose one step of the full size lands where two half steps do (Frans et al. 2024).
 
     Half of the smallest size is taken as an infinitesimal step (target level = level), which the ordinary rows train.
@@ -268,10 +280,10 @@ def shortcut_goal(
     process, x, level = teacher.process, target.latents, target.level
     assert target.target_level is not None  # shortcut rows say where they step to
     size = level - target.target_level
-    half, smallest = size / 2, 0.5**config.shortcut_levels
+    half, smallest, draft = size / 2, 0.5**config.shortcut_levels, target.draft
     for _ in range(2):
         stated = torch.where(size > smallest * 1.01, level - half, level)
-        clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated), forecast, draft)
+        clean, _ = teacher(history, Stream(x, level, target.action, target.valid, stated, draft=draft), forecast)
         clean = teacher.clamp(clean)
         draft, clean = clean if teacher.drafts else None, forecast.residual(clean)
         x, level = euler_step(process, x, clean, level, level - half), level - half

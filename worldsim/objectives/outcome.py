@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.data.clips import parts
 from worldsim.diffusion.process import add_noise
 from worldsim.models.outcome import OutcomeDistribution, two_hot
-from worldsim.objectives.denoising import DenoisingConfig, Draws, draft_of, faulty_history, noisy_history
+from worldsim.objectives.denoising import DenoisingConfig, Draws, drafted, faulty_history, noisy_history
 from worldsim.types import Clip, Loss, Stream
 
 
@@ -59,8 +59,8 @@ def outcome_loss(
         residual, noise = forecast.residual(last), draw.normal(last.shape)
         noisy = add_noise(denoiser.process, residual, noise, level)
         target = Stream(noisy, level, action, clip.valid[:, -1:], torch.zeros_like(level))
-        draft = draft_of(denoiser, history, target, forecast, residual, noise, draw)
-        _, features = denoiser(history, target, forecast, draft)
+        told = drafted(denoiser, history, target, forecast, residual, noise, draw, share=1.0)
+        _, features = denoiser(history, told, forecast)
     distribution = outcome(features[:, 0], action[:, 0])
     known = clip.known[:, -1].float()
     of_reward, of_end = known, known

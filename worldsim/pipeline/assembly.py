@@ -55,6 +55,8 @@ def helpful_deadband(world: WorldModel, codec: FoldedPixels, clip: Clip) -> int:
     widest, clip = codec.deadband, clip.to(world.device)
     clip = clip.select(clip.valid.all(1).nonzero()[:, 0])
     rows = list(range(len(clip.valid)))
+    if not rows:  # no episode is long enough to tell
+        return widest
     before = world.initial(map_rows(lambda x: x[:, :-1], clip), noise.address_of(rows, world.device))
     codec.set_deadband(0)
     dreamed, errors = world.foresee(before, clip.action[:, -1])[0].latent, []

@@ -32,12 +32,8 @@ def prepare_codec(run: Run) -> Codec:
     config = run.preset.autoencoder(frame_shape=tuple(run.store.info.observation_shape))
     begun = run.begun and run.begun.autoencoder
     if isinstance(config, FoldedPixelsConfig):
-        if isinstance(begun, FoldedPixels):
-            scale, deadband = (
-                config.scale or begun.scale,
-                begun.deadband if config.deadband is None else config.deadband,
-            )
-            config = replace(config, scale=scale, deadband=deadband)
+        if config.scale is None and isinstance(begun, FoldedPixels):
+            config = replace(config, scale=begun.scale)
         pairs = statistics_clips(run, 2)
         codec: Codec = FoldedPixels(config.fitted(pairs[:, 1]).quieted(pairs))
     elif isinstance(begun, ConvAutoencoder) and json.dumps(asdict(begun.config)) == json.dumps(asdict(config)):

@@ -212,29 +212,42 @@ def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config,
         forecast = teacher.forecaster.foresee(history, action)
         clean = forecast.residual(clip.latents[repeats, -1:])[:, 0]
 
-    def given(network: Denoiser) -> Denoise:
-        return lambda x, time, target: _clean(network, history, action, valid, forecast, x, time, target)[0]
+    everywhere = torch.ones_like(valid)
+    # A sampler's first evaluation, from 1 to 1 - 1 / steps at least, is told no draft; students learn both ways.
+    some = draw.uniform(*valid.shape) < 0.5
+
+    begin = 1 - 1 / how.steps
+
+    def given(network: Denoiser, told: Tensor, begin: float = begin) -> Denoise:
+        seen = (history, action, valid, forecast)
+        return lambda x, time, target: _clean(network, *seen, x, time, target, told & (time[:, None] <= begin))[0]
 
     def critic(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        mean, features = _clean(model.critic, history, action, valid, forecast, x, time, target)
+        mean, features = _clean(
+            model.critic, history, action, valid, forecast, x, time, target, some & (time[:, None] <= begin)
+        )
         return mean, model.head(features).flatten(1).mean(1)
 
     def judge(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         with standing(model.critic), standing(model.head):
             return critic(x, time, target)
 
-    task = Task(given(teacher), given(model.student), given(average.student), clean, draw, how.steps)
+    student, mean = (given(network, some) for network in (model.student, average.student))
+    task = Task(given(teacher, everywhere, 1.0), student, mean, clean, draw, how.steps)
     return replace(task, critic=critic, judge=judge) if known.critic else task
 
 
-def _clean(network: Denoiser, history: Stream, action, valid, forecast, x, time, target) -> tuple[Tensor, Tensor]:
-    """Returns clean residuals `[b c h w]`, without gradient as a sampler would clamp them, and features `[b d h w]`."""
-    one, draft = Stream(x[:, None], time[:, None], action, valid, target[:, None]), None
-    if network.drafts:  # what it says itself stands for what the evaluation before made; at pure noise there was none
+def _clean(network: Denoiser, history: Stream, action, valid, forecast, x, time, target, told) -> tuple[Tensor, Tensor]:
+    """Returns clean residuals `[b c h w]`, without gradient as a sampler would clamp them, and features `[b d h w]`.
+
+    In `told` rows `[b 1]` what the network says itself stands for what the evaluation before made of the frame.
+    """
+    one = Stream(x[:, None], time[:, None], action, valid, target[:, None])
+    if network.drafts:
         with torch.no_grad():
             own, _ = network(history, one, forecast)
-            draft = torch.where(expand(one.level < 1, own), network.clamp(own), torch.nan)
-    clean, features = network(history, one, forecast, draft)
+        one = replace(one, draft=torch.where(expand(told & (one.level < 1), own), network.clamp(own), torch.nan))
+    clean, features = network(history, one, forecast)
     clean = clean if torch.is_grad_enabled() else network.clamp(clean)
     return forecast.residual(clean)[:, 0], rearrange(features, "b 1 d h w -> b d h w")
 

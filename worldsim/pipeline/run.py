@@ -141,7 +141,7 @@ class Run:
         if not theirs:
             return write_json(path, mine)
         for key, value in mine.items():
-            if _given(found := theirs.get(key)) != _given(value):
+            if not _alike(value, found := theirs.get(key)):
                 found = f"{len(found or [])} other {key}" if key == "episodes" else f"{key}={found}"
                 raise ValueError(
                     f"expected out={self.folder} to hold a run with the same {key}, found {found}; use another out="
@@ -218,9 +218,12 @@ def trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
     return train(stage, budget, run.folder / stage.name, seed, run.rhythm, run.torch_device, run.batches_a_step)
 
 
-def _given(value: Any) -> Any:
-    """Returns a preset's part without what nobody set: a later version may know more to set."""
-    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+def _alike(mine: Any, theirs: Any) -> bool:
+    """Returns whether two parts of a preset say the same; what one alone knows to set may be off there."""
+    if not (isinstance(mine, dict) and isinstance(theirs, dict)):
+        return mine == theirs
+    shared = mine.keys() & theirs.keys()
+    return all(mine[k] == theirs[k] if k in shared else not (mine | theirs)[k] for k in mine.keys() | theirs.keys())
 
 
 def _plain(value: Any) -> Any:
