@@ -75,7 +75,7 @@ Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, K = {m["ste
 
 What it gets wrong: {wrong}
 
-![A dream of {FRAMES} frames by each habit, a row each: {", ".join(habits)}](sheet.png)
+![Dreams by habit](sheet.png)
 
 A dream of {FRAMES} frames by each habit, which goes on whatever happens, a row each: {", ".join(habits)}.
 

@@ -214,9 +214,7 @@ def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config,
 
     everywhere = torch.ones_like(valid)
     # A sampler's first evaluation, from 1 to 1 - 1 / steps at least, is told no draft; students learn both ways.
-    some = draw.uniform(*valid.shape) < 0.5
-
-    begin = 1 - 1 / how.steps
+    some, begin = draw.uniform(*valid.shape) < 0.5, 1 - 1 / how.steps
 
     def given(network: Denoiser, told: Tensor, begin: float = begin) -> Denoise:
         seen = (history, action, valid, forecast)
