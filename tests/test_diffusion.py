@@ -87,6 +87,8 @@ def test_a_sampler_refuses_a_count_that_is_none(steps):
 class ExactTeacher:
     """The shortcut model of Gaussian residuals: clean latents that step exactly along the flow map."""
 
+    drafts = False
+
     def __init__(self, process):
         self.process = process
 
