@@ -92,6 +92,15 @@ def test_actions_that_mean_nothing_are_told_and_too_few_steps_are_not_judged(tmp
     assert silent.lag is None and silent.actions == [] and silent.warnings == []
 
 
+def test_a_quick_check_looks_on_where_its_first_steps_tell_nothing(tmp_path):
+    steps, episodes = 2100, [walk(2100, seed=i) for i in range(4)]
+    others = np.random.default_rng(9).integers(3, size=(steps, 1)).astype(np.float64)
+    data = store(tmp_path / "data", *((frames, others) for frames, _ in episodes[:2]), *episodes, *episodes)
+    assert not measure_lag(data, [0, 1], 4000).tells
+    sound = check_data(data, quick=True)
+    assert sound.lag.tells and sound.lag.shift == 0 and "tell nothing" not in " ".join(sound.warnings)
+
+
 def test_black_and_frozen_stretches_and_repeated_frames_are_found_where_they_are(tmp_path):
     frames, actions = walk()
     black = frames.copy()
