@@ -24,7 +24,7 @@ from worldsim import bundle
 from worldsim.cli.agents import check_game
 from worldsim.cli.data import open_data
 from worldsim.data.episodes import EpisodeStore
-from worldsim.dream.registration import REAL_GAMES, endless
+from worldsim.dream.registration import ARENA, MAZE, REAL_GAMES, TAKE_COVER, endless
 from worldsim.envs import arena, doom, doom_things
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.measure import Knowledge, measure
@@ -38,7 +38,6 @@ from worldsim.pipeline.latent_actions import labelled
 from worldsim.world_model import WorldModel
 
 FILMS, FRAMES = 3, 64  # in the report
-ARENA, TAKE_COVER, MAZE = REAL_GAMES
 PROBES = {ARENA: arena.decode}
 PLACES = {ARENA: arena.things, TAKE_COVER: doom_things.things}
 SCRIPTS = {ARENA: {"collect": arena.collect, "careful": arena.careful}}

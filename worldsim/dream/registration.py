@@ -10,10 +10,11 @@ from typing import Any
 import gymnasium as gym
 
 WORLDS = Path(__file__).parents[1] / "worlds"
+ARENA, TAKE_COVER, MAZE = (f"worldsim-real/{name}-v0" for name in ("Arena", "DoomTakeCover", "DoomMaze"))
 REAL_GAMES = {
-    "worldsim-real/Arena-v0": "worldsim.envs.arena:Arena",
-    "worldsim-real/DoomTakeCover-v0": "worldsim.envs.doom:DoomTakeCover",
-    "worldsim-real/DoomMaze-v0": "worldsim.envs.doom:DoomMaze",
+    ARENA: "worldsim.envs.arena:Arena",
+    TAKE_COVER: "worldsim.envs.doom:DoomTakeCover",
+    MAZE: "worldsim.envs.doom:DoomMaze",
 }
 
 _DREAM = {
