@@ -39,7 +39,7 @@ class Moments:
 def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: int, beginnings: bool = False) -> Moments:
     """Returns moments of recordings, drawn evenly over their frames, or the world's own prompts.
 
-    Of `beginnings`: the first of each episode drawn, as the game begins.
+    Of `beginnings`: the first of each episode, drawn evenly over these, as the game begins.
     """
     if store is None:
         own = torch.arange(world.num_prompts, device=world.device)
@@ -50,10 +50,9 @@ def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: in
     steps = np.array([max(record.total_steps - length, 0) for record in store.records])
     if not steps.any():
         raise ValueError(f"expected an episode of more than {length} steps to begin dreams in, found none; record more")
-    places = [
-        (int(i), 0 if beginnings else int(rng.integers(steps[i])))
-        for i in rng.choice(len(steps), MOMENTS, p=steps / steps.sum())
-    ]
+    weights = (steps > 0) * 1.0 if beginnings else steps
+    drawn = rng.choice(len(steps), MOMENTS, p=weights / weights.sum())
+    places = [(int(i), 0 if beginnings else int(rng.integers(steps[i]))) for i in drawn]
     frames = torch.stack([torch.from_numpy(np.array(store.observations(i, t, t + length))) for i, t in places])
     actions = torch.stack([_led(world, store, i, t, length) for i, t in places])
     latents = torch.cat([world.encode(part) for part in frames.split(16)])

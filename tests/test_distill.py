@@ -253,6 +253,22 @@ def test_students_learn_with_drafts_and_without(tmp_path, monkeypatch):
     level, draft = (torch.cat(part) for part in zip(*told, strict=True))
     assert student.denoiser.drafts and not draft[level > 0.5].any()  # where a sampler of two begins
     assert 0.3 < draft[level <= 0.5].float().mean() < 0.7
+    told.clear()
+    made, taught = distillation_module._task, {}
+
+    def watched(*arguments):
+        task, index = made(*arguments), arguments[-1]
+        time = torch.full((len(task.clean),), 0.75)
+        told.clear()
+        with torch.enable_grad():
+            task.teacher(task.clean, time, time - 0.25)
+        taught[index] = told[-1][1].any()
+        return task
+
+    monkeypatch.setattr(distillation_module, "_task", watched)
+    distill_world(distillation(tmp_path, "progressive", steps=2))
+    # The world was told drafts from everywhere, its students nothing where a sampler of two begins.
+    assert taught[0] and len(taught) > 1 and not any(taught[index] for index in taught if index)
 
 
 def test_a_distillation_that_is_killed_goes_on(taught, monkeypatch):

@@ -48,7 +48,7 @@ from worldsim.models.unet import UNet, UNetConfig
 from worldsim.types import Clip, Forecaster, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PROMPT = [field.name for field in fields(Clip) if field.name not in ("frames", "varies")]  # what is kept of a clip
 WORLDS = Path(__file__).parent / "worlds"
 MODULES = {

@@ -24,6 +24,7 @@ from worldsim.evaluation.subject import Subject, starts_of
 ROWS, CHUNKS = 4, 8  # dreams at once, and chunks in a row that are looked at at every age
 SPAN = CHUNK * CHUNKS
 REFERENCE = 256  # real chunks that dreams are compared with
+FAR = 3.0  # deviations that a feature counts at most: cubed, one rare chunk would be the whole distance
 AGES = (0, 32, 100, 316, 1000, 3162, 10_000)  # frames; each is looked at for 128 frames, the last ones up to the end
 STILL = (1 / 255) ** 2  # frames nearer than one grey level to the one before stand still
 COLLAPSED = 0.5  # of the way from real chunks to a mean frame that stands still
@@ -52,7 +53,7 @@ class Reference:
         self.detail = float(haar_energy(self.chunks[:, 0]).mean())
 
     def _features(self, chunks: np.ndarray) -> np.ndarray:
-        return (features(self._net, chunks) - self._mean) / self._std
+        return ((features(self._net, chunks) - self._mean) / self._std).clip(-FAR, FAR)
 
     def distance(self, chunks: np.ndarray) -> float:
         """Returns how far chunks `[n 16 H W 3]` are from real ones, as a share of how far a still mean frame is."""

@@ -22,7 +22,6 @@ CHUNK = 16  # frames
 SIDE = 32  # pixels that the network sees
 WIDTH = 64  # features
 BATCH = 32
-FAR = 3.0  # deviations that a feature counts at most: cubed, one rare chunk would be the whole distance
 
 
 class ChunkNet(nn.Module):
@@ -96,7 +95,6 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
 
     Its expectation is 0 for sets from one distribution, so it may fall below (Binkowski et al. 2018).
     """
-    x, y = x.clip(-FAR, FAR), y.clip(-FAR, FAR)
     kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3  # noqa: E731
     n, m, kx, ky = len(x), len(y), kernel(x, x), kernel(y, y)
     within = (kx.sum() - np.trace(kx)) / (n * (n - 1)) + (ky.sum() - np.trace(ky)) / (m * (m - 1))

@@ -7,6 +7,7 @@ a game has no scripts, small networks that some generations of chance improved i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
@@ -106,7 +107,7 @@ def returns(
 
 def _grades(scripts: Mapping[str, Script]) -> list[tuple[Script, float]]:
     """Returns scripts and the share of their steps that is random: as many of each, from none to less than all."""
-    grades = max(SKILLED // max(len(scripts), 1), 1)
+    grades = max(math.ceil(SKILLED / max(len(scripts), 1)), 2)
     return [(script, n / grades) for script in scripts.values() for n in range(grades)]
 
 

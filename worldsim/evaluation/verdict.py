@@ -181,10 +181,10 @@ def _returns(m: dict[str, Any]) -> Verdict | None:
     if not figure:
         return None
     p, itself = figure["pearson"], figure.get("itself")
-    text, of = f"correlation {p['mean']:.2f} [{p['low']:.2f}, {p['high']:.2f}] over {figure['policies']} policies", 1.0
+    text = f"correlation {p['mean']:.2f} [{p['low']:.2f}, {p['high']:.2f}] over {figure['policies']} policies"
     if itself:
-        text, of = f"{text}, {itself['mean']:.2f} of the game with itself", itself["mean"]
-    if of < 0.5:  # luck decides: it tells nothing of the dream
+        text = f"{text}, {itself['mean']:.2f} of the game with itself"
+    if itself and itself["mean"] < 0.5:  # luck decides: it tells nothing of the dream
         return None
-    rule = "good from 0.8 of the game's with itself, fair from 0.4"
-    return Verdict("Do good policies do well in it?", text, _word(p["mean"] / of, 0.8, 0.4), rule)
+    rule = "good from 0.8, fair from 0.4"
+    return Verdict("Do good policies do well in it?", text, _word(p["mean"], 0.8, 0.4), rule)

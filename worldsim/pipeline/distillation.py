@@ -184,8 +184,8 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
     def objective(model, average, clip, progress, generator):
         able = known.first >> index <= how.steps  # of all jumps that a frame takes
         ready = config if able else replace(config, resampled_share=0.0)
-        task = _task(how, known, teacher, model, average, clip.to(device), null, ready, generator)
-        return known.loss(replace(task, progress=progress, round=index))
+        task = _task(how, known, teacher, model, average, clip.to(device), null, ready, generator, index)
+        return known.loss(replace(task, progress=progress))
 
     def batch(step: int) -> Clip:
         return seen_clips(run, teacher.forecaster, clips, sampler.windows(step, how.sizes.batch // known.group), length)
@@ -199,8 +199,8 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
     return trained(run, stage, budget, run.seed + 1).student.eval()
 
 
-def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config, generator) -> Task:
-    """Returns a batch as its method sees it."""
+def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config, generator, index: int) -> Task:
+    """Returns a batch as its method sees it in round `index`."""
     draw = Draws(clip.latents, generator)
     if config.resampled_frames:
         clip = resample_history(average.student, clip, config, draw, how.steps)
@@ -218,12 +218,10 @@ def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config,
 
     def given(network: Denoiser, told: Tensor, begin: float = begin) -> Denoise:
         seen = (history, action, valid, forecast)
-        return lambda x, time, target: _clean(network, *seen, x, time, target, told & (time[:, None] <= begin))[0]
+        return lambda x, time, target: _clean(network, *seen, x, time, target, told, begin)[0]
 
     def critic(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        mean, features = _clean(
-            model.critic, history, action, valid, forecast, x, time, target, some & (time[:, None] <= begin)
-        )
+        mean, features = _clean(model.critic, history, action, valid, forecast, x, time, target, some, begin)
         return mean, model.head(features).flatten(1).mean(1)
 
     def judge(x: Tensor, time: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,20 +229,26 @@ def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config,
             return critic(x, time, target)
 
     student, mean = (given(network, some) for network in (model.student, average.student))
-    task = Task(given(teacher, everywhere, 1.0), student, mean, clean, draw, how.steps)
+    # The world itself was told drafts from everywhere; a student of it that teaches, as students are.
+    taught = given(teacher, everywhere, begin if index else 1.0)
+    task = Task(taught, student, mean, clean, draw, how.steps, round=index)
     return replace(task, critic=critic, judge=judge) if known.critic else task
 
 
-def _clean(network: Denoiser, history: Stream, action, valid, forecast, x, time, target, told) -> tuple[Tensor, Tensor]:
+def _clean(
+    network: Denoiser, history: Stream, action, valid, forecast, x, time, target, told: Tensor, begin: float
+) -> tuple[Tensor, Tensor]:
     """Returns clean residuals `[b c h w]`, without gradient as a sampler would clamp them, and features `[b d h w]`.
 
-    In `told` rows `[b 1]` what the network says itself stands for what the evaluation before made of the frame.
+    In `told` rows `[b 1]` what the network says itself stands for what the evaluation before made of the frame, at
+    levels up to `begin`.
     """
     one = Stream(x[:, None], time[:, None], action, valid, target[:, None])
-    if network.drafts:
+    if network.drafts and begin > 0:
         with torch.no_grad():
             own, _ = network(history, one, forecast)
-        one = replace(one, draft=torch.where(expand(told & (one.level < 1), own), network.clamp(own), torch.nan))
+        told = told & (one.level < 1) & (one.level <= begin)
+        one = replace(one, draft=torch.where(expand(told, own), network.clamp(own), torch.nan))
     clean, features = network(history, one, forecast)
     clean = clean if torch.is_grad_enabled() else network.clamp(clean)
     return forecast.residual(clean)[:, 0], rearrange(features, "b 1 d h w -> b d h w")

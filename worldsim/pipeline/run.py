@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,13 @@ class Run:
         mine = json.loads(json.dumps(preset | facts))
         if not theirs:
             return write_json(path, mine)
+        silent = {f"preset.{f.name}": _defaults(getattr(self.preset, f.name)) for f in fields(self.preset)}
         for key, value in mine.items():
-            if not _alike(value, found := theirs.get(key)):
+            found = theirs.get(key)
+            same = value == found
+            if isinstance(value, dict) and isinstance(found, dict):
+                same = silent.get(key, {}) | value == silent.get(key, {}) | found
+            if not same:
                 found = f"{len(found or [])} other {key}" if key == "episodes" else f"{key}={found}"
                 raise ValueError(
                     f"expected out={self.folder} to hold a run with the same {key}, found {found}; use another out="
@@ -218,12 +223,13 @@ def trained(run: Run, stage: Stage[M], budget: Budget, seed: int) -> M:
     return train(stage, budget, run.folder / stage.name, seed, run.rhythm, run.torch_device, run.batches_a_step)
 
 
-def _alike(mine: Any, theirs: Any) -> bool:
-    """Returns whether two parts of a preset say the same; what one alone knows to set may be off there."""
-    if not (isinstance(mine, dict) and isinstance(theirs, dict)):
-        return mine == theirs
-    shared = mine.keys() & theirs.keys()
-    return all(mine[k] == theirs[k] if k in shared else not (mine | theirs)[k] for k in mine.keys() | theirs.keys())
+def _defaults(part: Any) -> dict[str, Any]:
+    """Returns what a part of a preset means where it is silent, as JSON has it: an older run may not know a key."""
+    kind = part.func if isinstance(part, partial) else part if isinstance(part, type) else type(part)
+    if not is_dataclass(kind):
+        return {}
+    known = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(kind)}
+    return json.loads(json.dumps({name: _plain(value) for name, value in known.items() if value is not MISSING}))
 
 
 def _plain(value: Any) -> Any:
