@@ -152,7 +152,8 @@ def test_a_world_that_kept_the_last_frame_can_learn_to_foresee_it(tmp_path, monk
             "expected clip_length above window=2 and resampled_frames=2",
         ),
         ({"backbone": partial(ConvBackboneConfig, window=2, width=20, depth=1)}, "divisible"),
-        ({"autoencoder": FoldedPixelsConfig}, "expected a codec that learns .* found FoldedPixelsConfig"),
+        ({"autoencoder": FoldedPixelsConfig}, r"expected the next frame .* at \(16, 16, 3\), found \(64, 64, 3\)"),
+        ({"forecaster": partial(NextFrameConfig, window=2, spread=0.0)}, "expected a spread above 0, found 0.0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_before_anything_is_trained(changes, told, tmp_path):
@@ -190,6 +191,11 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     train_world(more, "codec")
     facts = json.loads((more.folder / "run.json").read_text())
     assert facts["preset.autoencoder"].pop("deadband") is None  # as a version wrote it that had none
+    assert "attention" not in facts["preset.backbone"]  # what is not said is on
+    other = {**facts, "preset.backbone": {**facts["preset.backbone"], "attention": False}}
+    (more.folder / "run.json").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"same preset\.backbone"):
+        train_world(more, "encode")
     (more.folder / "run.json").write_text(json.dumps(facts))
     train_world(more, "encode")
     further = train_world(more)

@@ -13,7 +13,6 @@ import torch
 from worldsim import bundle
 from worldsim.data.clips import ClipTable, WindowSampler
 from worldsim.evaluation.replay import dream_along
-from worldsim.models.conv import ConvBackbone
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.outcome import OutcomeConfig, OutcomeModel
 from worldsim.models.unet import UNet
@@ -77,7 +76,7 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
         (json.dumps(asdict(x.backbone.config)), str((x.process, x.prediction)), x.bound.tolist())
         for x in (model, world.denoiser)
     )
-    if isinstance(model.backbone, ConvBackbone) and newly_told(model.forecaster, world.denoiser):
+    if newly_told(model.forecaster, world.denoiser):
         mine = (json.dumps(asdict(replace(model.backbone.config, told=0))), *mine[1:])
         stem, c = begun["backbone.stem.weight"], len(model.bound[0])
         begun["backbone.stem.weight"] = torch.cat((stem[:, :c], stem.new_zeros(len(stem), told, 3, 3), stem[:, c:]), 1)

@@ -17,6 +17,7 @@ import torch
 
 from worldsim import bundle, pixels
 from worldsim.data.clips import ClipTable, WindowSampler, frame_batch
+from worldsim.models.conv import ConvBackbone
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.forecast import LastFrame, Motion
 from worldsim.models.next_frame import NextFrame, NextFrameConfig
@@ -52,7 +53,8 @@ def prepare_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTa
 
 def newly_told(forecaster: Any, begun: Denoiser) -> bool:
     """Whether the network told by a forecaster begins from one that was told nothing."""
-    return isinstance(forecaster, (NextFrame, NextFrameConfig)) and isinstance(begun.forecaster, LastFrame)
+    told = isinstance(forecaster, (NextFrame, NextFrameConfig)) and isinstance(begun.forecaster, LastFrame)
+    return told and isinstance(begun.backbone, ConvBackbone)
 
 
 def train_forecaster(run: Run, shapes: dict, autoencoder: Codec, clips: ClipTable) -> Motion | NextFrame:

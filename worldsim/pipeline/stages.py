@@ -14,7 +14,6 @@ import torch
 
 from worldsim import bundle
 from worldsim.data.shards import acquire_lock
-from worldsim.models.autoencoder import ConvAutoencoderConfig
 from worldsim.models.folded import FoldedPixelsConfig
 from worldsim.models.next_frame import NextFrameConfig
 from worldsim.pipeline.assembly import write_bundle
@@ -64,10 +63,11 @@ def _check_sizes(run: Run) -> None:
     networks = [preset.backbone(**shapes)]
     if preset.forecaster is not None:
         networks.append(preset.forecaster(**shapes))
-    if isinstance(networks[-1], NextFrameConfig) and not isinstance(codec, ConvAutoencoderConfig):
+    seen = networks[-1].folded.frame_shape if isinstance(networks[-1], NextFrameConfig) else codec.frame_shape
+    if seen != codec.frame_shape:
         raise ValueError(
-            f"expected a codec that learns where the next frame is foreseen, found {type(codec).__name__}; leave the "
-            "forecaster out"
+            f"expected the next frame to be foreseen at {codec.frame_shape}, found {seen}; set the forecaster's "
+            "downsampling to the pixels between latent positions"
         )
     window, own = max(network.window for network in networks), preset.denoising.resampled_frames
     if not window + own < preset.clip_length > preset.denoising.num_targets:
