@@ -7,13 +7,17 @@ from worldsim.models.autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 from worldsim.models.folded import CONTRAST, DEADBAND, FoldedPixels, FoldedPixelsConfig
 
 
-def test_an_untrained_codec_rebuilds_what_few_components_span():
+@pytest.mark.parametrize("side", [4, 8])
+def test_an_untrained_codec_rebuilds_what_few_components_span(side):
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(64, 2, 1, 1, 1, generator=generator) * torch.randn(2, 8, 8, 3, generator=generator)
-    frames = (128 + 10 * drawn.sum(1)).clamp(0, 255).byte().repeat(1, 2, 2, 1)  # two patterns in every 8x8 patch
+    drawn = torch.randn(64, 2, 1, 1, 1, generator=generator) * torch.randn(2, side, side, 3, generator=generator)
+    frames = (128 + 10 * drawn.sum(1)).clamp(0, 255).byte().repeat(1, 16 // side, 16 // side, 1)  # two in every patch
     torch.manual_seed(0)
-    codec = ConvAutoencoder(ConvAutoencoderConfig((16, 16, 3), latent_channels=2, widths=(8, 8)))
+    stages = side // 4
+    sizes = {"latent_channels": 2, "widths": (8,) * stages, "blocks": (1,) * stages}
+    codec = ConvAutoencoder(ConvAutoencoderConfig((16, 16, 3), **sizes))
     codec.start_from(frames)
+    assert codec.encode(frames).shape == (64, *codec.latent_shape) == (64, 2, 16 // side, 16 // side)
     with torch.no_grad():
         rebuilt = codec.decode(codec.encode(frames))
     error = (rebuilt.float() - frames.float()).square().mean()
@@ -84,6 +88,10 @@ def test_a_fitted_scale_gives_dark_games_the_contrast_of_bright_ones():
 
 
 def test_frames_that_do_not_fold_are_refused():
+    with pytest.raises(ValueError, match="sides are multiples of 8, found 12x16x3; record with another size"):
+        ConvAutoencoderConfig((12, 16, 3))
+    with pytest.raises(ValueError, match="expected as many blocks as widths"):
+        ConvAutoencoderConfig(widths=(64,))
     with pytest.raises(ValueError, match="sides are multiples of 4, found 18x16x3; record with another size"):
         FoldedPixelsConfig((18, 16, 3), 4)
     with pytest.raises(ValueError, match=r"expected frames of \(16, 16, 3\), found \(8, 8, 3\)"):

@@ -152,8 +152,11 @@ def test_a_world_that_kept_the_last_frame_can_learn_to_foresee_it(tmp_path, monk
             "expected clip_length above window=2 and resampled_frames=2",
         ),
         ({"backbone": partial(ConvBackboneConfig, window=2, width=20, depth=1)}, "divisible"),
-        ({"autoencoder": FoldedPixelsConfig}, r"expected the next frame .* at \(16, 16, 3\), found \(64, 64, 3\)"),
-        ({"forecaster": partial(NextFrameConfig, window=2, spread=0.0)}, "expected a spread above 0, found 0.0"),
+        ({"autoencoder": FoldedPixelsConfig}, "expected a codec whose positions are 8 .* found FoldedPixelsConfig"),
+        (
+            {"autoencoder": partial(ConvAutoencoderConfig, latent_channels=4, widths=(8,), blocks=(1,))},
+            "positions are 8 pixels wide .* found ConvAutoencoderConfig",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_before_anything_is_trained(changes, told, tmp_path):

@@ -1,6 +1,6 @@
-"""The codec: a per-frame convolutional autoencoder, f8, whose latents are bounded by tanh and made robust by noise.
+"""The codec: a per-frame convolutional autoencoder whose latents are bounded by tanh and made robust by noise.
 
-Here so that dynamics are learned where a frame is 64 positions instead of 4096 pixels.
+Here so that dynamics are learned where a frame is 64 or 256 positions instead of 4096 pixels.
 Leaves out KL, vector quantisation and perceptual networks: no pretrained weights are used anywhere.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldsim import pixels
 from worldsim.models.layers import ResidualBlock, zero_init
 
-DOWNSAMPLING = 8  # by 4 with the first unshuffle, by 2 between the stages
+UNSHUFFLED = 4  # pixels to a side that become channels at once; each further width halves the sides
 MAP_STD = 0.1  # of latents at the start, where tanh is nearly linear
 
 
@@ -25,34 +25,41 @@ class ConvAutoencoderConfig:
 
     frame_shape: tuple[int, int, int] = (64, 64, 3)
     latent_channels: int = 16
-    widths: tuple[int, int] = (64, 128)  # channels at 1/4 and 1/8 of the frame's size
-    blocks: tuple[int, int] = (1, 2)
+    widths: tuple[int, ...] = (64, 128)  # channels at 1/4 of the frame's size, 1/8, ...
+    blocks: tuple[int, ...] = (1, 2)  # of each
 
     def __post_init__(self):
-        height, width, channels = self.frame_shape
-        if height % DOWNSAMPLING or width % DOWNSAMPLING or channels != 3:
+        if not len(self.widths) == len(self.blocks) >= 1:
+            raise ValueError(f"expected as many blocks as widths, one at least, found {self.blocks} and {self.widths}")
+        (height, width, channels), side = self.frame_shape, self.downsampling
+        if height % side or width % side or channels != 3:
             raise ValueError(
-                f"expected RGB frames whose sides are multiples of {DOWNSAMPLING}, found {height}x{width}x{channels}; "
+                f"expected RGB frames whose sides are multiples of {side}, found {height}x{width}x{channels}; "
                 "record with another size"
             )
-        if not 1 <= self.latent_channels <= 3 * DOWNSAMPLING**2:
+        if not 1 <= self.latent_channels <= 3 * side**2:
             raise ValueError(
-                f"expected latent_channels from 1 to {3 * DOWNSAMPLING**2}, the numbers in a patch, found "
+                f"expected latent_channels from 1 to {3 * side**2}, the numbers in a patch, found "
                 f"{self.latent_channels}"
             )
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels to a latent position's side: 4 with one width, 8 with two."""
+        return UNSHUFFLED * 2 ** (len(self.widths) - 1)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a frame's latent."""
         height, width, _ = self.frame_shape
-        return self.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
+        return self.latent_channels, height // self.downsampling, width // self.downsampling
 
 
 class ConvAutoencoder(nn.Module):
-    """Frames `[... H W 3]` uint8 to latents `[... c h w]` and back, h = H / 8.
+    """Frames `[... H W 3]` uint8 to latents `[... c h w]` and back, h = H / 8 with two widths, H / 4 with one.
 
     The encoder ends in tanh (Hafner et al. 2025); training corrupts latents before decoding (l-DeTok, Yang et al.
-    2025). Networks and linear maps of 8x8 patches add up on both ways; `start_from` sets the maps to the principal
+    2025). Networks and linear maps of patches add up on both ways; `start_from` sets the maps to the principal
     components of training frames, so that the networks begin where a linear codec ends, and keeps their mean frame,
     which costs neither latents nor training. After training `set_statistics` makes every channel zero mean and unit
     scale.
@@ -65,28 +72,23 @@ class ConvAutoencoder(nn.Module):
     def __init__(self, config: ConvAutoencoderConfig):
         super().__init__()
         self.config = config
-        c, (outer, inner), (n_outer, n_inner) = config.latent_channels, config.widths, config.blocks
+        c, widths, side = config.latent_channels, config.widths, config.downsampling
         height, width, _ = config.frame_shape
         self.latent_shape = config.latent_shape
-        self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(4),
-            nn.Conv2d(48, outer, 3, padding=1),
-            *(ResidualBlock(outer) for _ in range(n_outer)),
-            nn.Conv2d(outer, inner, 2, stride=2),
-            *(ResidualBlock(inner) for _ in range(n_inner)),
-            zero_init(nn.Conv2d(inner, c, 1)),
-        )
-        self.encoder_map = nn.Conv2d(3, c, DOWNSAMPLING, DOWNSAMPLING, bias=False)
-        self.decoder_map = nn.ConvTranspose2d(c, 3, DOWNSAMPLING, DOWNSAMPLING, bias=False)
-        self.decoder = nn.Sequential(
-            nn.Conv2d(c, inner, 3, padding=1),
-            *(ResidualBlock(inner) for _ in range(n_inner)),
-            nn.Conv2d(inner, 4 * outer, 1),
-            nn.PixelShuffle(2),
-            *(ResidualBlock(outer) for _ in range(n_outer)),
-            zero_init(nn.Conv2d(outer, 48, 3, padding=1)),
-            nn.PixelShuffle(4),
-        )
+        stages = _stages(config)
+        down: list[nn.Module] = [nn.PixelUnshuffle(UNSHUFFLED), nn.Conv2d(3 * UNSHUFFLED**2, widths[0], 3, padding=1)]
+        down += stages[0]
+        for outer, inner, blocks in zip(widths, widths[1:], stages[1:], strict=False):
+            down += [nn.Conv2d(outer, inner, 2, stride=2), *blocks]
+        self.encoder = nn.Sequential(*down, zero_init(nn.Conv2d(widths[-1], c, 1)))
+        self.encoder_map = nn.Conv2d(3, c, side, side, bias=False)
+        self.decoder_map = nn.ConvTranspose2d(c, 3, side, side, bias=False)
+        stages = _stages(config)
+        up: list[nn.Module] = [nn.Conv2d(c, widths[-1], 3, padding=1), *stages[-1]]
+        for outer, inner, blocks in reversed(list(zip(widths, widths[1:], stages, strict=False))):
+            up += [nn.Conv2d(inner, 4 * outer, 1), nn.PixelShuffle(2), *blocks]
+        last = zero_init(nn.Conv2d(widths[0], 3 * UNSHUFFLED**2, 3, padding=1))
+        self.decoder = nn.Sequential(*up, last, nn.PixelShuffle(UNSHUFFLED))
         self.register_buffer("background", torch.zeros(3, height, width))
         self.register_buffer("mean", torch.zeros(c, 1, 1))
         self.register_buffer("std", torch.ones(c, 1, 1))
@@ -105,7 +107,7 @@ class ConvAutoencoder(nn.Module):
         """
         images, c = pixels.to_float(frames), self.config.latent_channels
         self.background.copy_(images.mean(0))
-        grid = {"p": DOWNSAMPLING, "q": DOWNSAMPLING}
+        grid = {"p": self.config.downsampling, "q": self.config.downsampling}
         patches = rearrange(images - self.background, "n k (h p) (w q) -> (n h w) (k p q)", **grid).double()
         variance, components = torch.linalg.eigh(patches.mT @ patches / len(patches))
         variance = variance[-c:].clamp_min(1e-6)
@@ -151,3 +153,8 @@ class ConvAutoencoder(nn.Module):
     def settle(self, latents: Tensor, before: Tensor) -> Tensor:
         """Returns latents as they are: no pixel of theirs is known to stand still."""
         return latents
+
+
+def _stages(config: ConvAutoencoderConfig) -> list[list[ResidualBlock]]:
+    """Returns the residual blocks of every width."""
+    return [[ResidualBlock(w) for _ in range(n)] for w, n in zip(config.widths, config.blocks, strict=True)]

@@ -14,19 +14,17 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldsim.models.autoencoder import DOWNSAMPLING
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.stack import Stack
 from worldsim.models.unet import UNet, UNetConfig, UNetContext
 from worldsim.types import Autoencoder, Forecast, Stream, map_rows
 
+DOWNSAMPLING = 8  # pixels to a latent position's side
+
 
 @dataclass(frozen=True)
 class NextFrameConfig:
-    """Sizes of a `NextFrame`: a U-Net over folded pixels, see `UNetConfig` and `FoldedPixelsConfig`.
-
-    With a `spread` diffusion is about the residual over that; without, about the latent itself.
-    """
+    """Sizes of a `NextFrame`: a U-Net over folded pixels, see `UNetConfig` and `FoldedPixelsConfig`."""
 
     latent_shape: tuple[int, int, int]
     action_width: int
@@ -34,20 +32,16 @@ class NextFrameConfig:
     widths: tuple[int, ...] = (32, 64, 128)
     fold: int = 2
     scale: float | None = None
-    downsampling: int = DOWNSAMPLING  # pixels between a latent's positions: the fold of folded pixels
-    spread: float | None = None
 
     def __post_init__(self):
-        if self.fold < 1 or self.downsampling % self.fold:
-            raise ValueError(f"expected fold to divide {self.downsampling}, found {self.fold}")
-        if self.spread is not None and not self.spread > 0:
-            raise ValueError(f"expected a spread above 0, found {self.spread}")
+        if self.fold < 1 or DOWNSAMPLING % self.fold:
+            raise ValueError(f"expected fold to divide {DOWNSAMPLING}, found {self.fold}")
 
     @property
     def folded(self) -> FoldedPixelsConfig:
         """The folding of its pictures."""
         _, h, w = self.latent_shape
-        return FoldedPixelsConfig((h * self.downsampling, w * self.downsampling, 3), self.fold, self.scale)
+        return FoldedPixelsConfig((h * DOWNSAMPLING, w * DOWNSAMPLING, 3), self.fold, self.scale)
 
     def fitted(self, frames: Tensor) -> Self:
         """Returns these sizes with a scale that suits uint8 frames `[n H W 3]`."""
@@ -64,7 +58,7 @@ class NextFrame(nn.Module):
 
     def __init__(self, config: NextFrameConfig):
         super().__init__()
-        self.config, self.told = config, config.latent_shape[0] + (config.spread is not None)
+        self.config, self.told = config, config.latent_shape[0]
         self.folded = FoldedPixels(config.folded)
         self.unet = UNet(
             UNetConfig(
@@ -92,9 +86,7 @@ class NextFrame(nn.Module):
         """Returns the frame expected after actions `[b a]`, as a latent `[b c h w]`; zeros where nothing was seen."""
         latent = self.codec.encode(self.folded.decode(self.picture(action, memory)))
         mean = (latent * memory.stack.valid[:, 0, None, None, None]).to(action.dtype)
-        if self.config.spread is None:
-            return Forecast(mean, told=mean)
-        return Forecast(mean, torch.full_like(mean, self.config.spread))
+        return Forecast(mean, told=mean)
 
     @torch.no_grad()
     def append(self, x: Tensor, level: Tensor, action: Tensor, memory: UNetContext, clean: Tensor) -> UNetContext:

@@ -15,7 +15,7 @@ import torch
 from worldsim import bundle
 from worldsim.data.shards import acquire_lock
 from worldsim.models.folded import FoldedPixelsConfig
-from worldsim.models.next_frame import NextFrameConfig
+from worldsim.models.next_frame import DOWNSAMPLING, NextFrameConfig
 from worldsim.pipeline.assembly import write_bundle
 from worldsim.pipeline.codec import encode, prepare_codec
 from worldsim.pipeline.dynamics import train_dynamics
@@ -63,11 +63,11 @@ def _check_sizes(run: Run) -> None:
     networks = [preset.backbone(**shapes)]
     if preset.forecaster is not None:
         networks.append(preset.forecaster(**shapes))
-    seen = networks[-1].folded.frame_shape if isinstance(networks[-1], NextFrameConfig) else codec.frame_shape
-    if seen != codec.frame_shape:
+    foreseen = networks[-1].folded.frame_shape if isinstance(networks[-1], NextFrameConfig) else codec.frame_shape
+    if foreseen != codec.frame_shape:
         raise ValueError(
-            f"expected the next frame to be foreseen at {codec.frame_shape}, found {seen}; set the forecaster's "
-            "downsampling to the pixels between latent positions"
+            f"expected a codec whose positions are {DOWNSAMPLING} pixels wide where the next frame is foreseen, found "
+            f"{codec}; leave the forecaster out"
         )
     window, own = max(network.window for network in networks), preset.denoising.resampled_frames
     if not window + own < preset.clip_length > preset.denoising.num_targets:
