@@ -89,74 +89,89 @@ def _film(rows: Sequence[np.ndarray], fps: float) -> str:
 
 def tables(m: dict[str, Any]) -> list[Titled]:
     """Returns titles and tables of everything that was measured."""
-    rows: list[Sequence[str]]
-    found: list[Titled] = [*_habits(m.get("habits")), ("Fidelity (PSNR in dB)", _fidelity(m))]
-    if small := m.get("rare"):
-        rows = [
-            (
-                age,
-                *(figure(v["change"][side]) for side in ("dream", "real")),
-                f"{v['distance']:.2f}",
-                f"{v['floor']:.2f}",
-            )
-            for age, v in small.items()
-        ]
-        heads = ("age of the dream", "patches that change, dreamed", "real", "rarest patches' distance", "real")
-        found.append(("Small things without names", (heads, rows)))
-    if m.get("best_of_8"):
-        found.append(("Luck: PSNR (dB) on a quarter of the starts", _tries(m["best_of_8"])))
-    if m.get("positions"):
-        rows = [
-            (
-                key,
-                f"{v['within_1px']:.0%}",
-                f"{v['within_2px']:.0%}",
-                "lost" if v["median_px"] is None else f"{v['median_px']:.0f}",
-            )
-            for key, v in m["positions"].items()
-        ]
-        found.append(("Where things are", (("thing / step", "within 1 px", "within 2 px", "median px"), rows)))
-    if told := (m.get("controllability") or {}).get("retrieval"):
+    parts = (_habits, _fidelity, _small, _tries, _places, _actions, _latent, _memory, _events, _drift, _fewer)
+    return [titled for part in parts for titled in part(m)]
+
+
+def _small(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of small things that have no names."""
+    rows = [
+        (age, *(figure(v["change"][side]) for side in ("dream", "real")), f"{v['distance']:.2f}", f"{v['floor']:.2f}")
+        for age, v in (m.get("rare") or {}).items()
+    ]
+    head = ("age of the dream", "patches that change, dreamed", "real", "rarest patches' distance", "real")
+    return [("Small things without names", (head, rows))] if rows else []
+
+
+def _places(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of where things are, against where they should be."""
+    rows = [
+        (
+            key,
+            *(f"{v[within]:.0%}" for within in ("within_1px", "within_2px")),
+            "lost" if v["median_px"] is None else f"{v['median_px']:.0f}",
+        )
+        for key, v in (m.get("positions") or {}).items()
+    ]
+    return [("Where things are", (("thing / step", "within 1 px", "within 2 px", "median px"), rows))] if rows else []
+
+
+def _actions(m: dict[str, Any]) -> list[Titled]:
+    """Returns the tables of what actions do: futures told apart, actions named, others' actions."""
+    measured, found = m.get("controllability") or {}, list[Titled]()
+    if told := measured.get("retrieval"):
         rows = [
             (age, figure(v["top1"]), f"{v['chance']:.2f}", figure(v["frames_to_effect"])) for age, v in told.items()
         ]
         head = ("age of the dream", "told by its action", "chance", "frames later than in the game")
         found.append(("Actions: dreamed futures found among the real ones", (head, rows)))
-    if judged := (m.get("controllability") or {}).get("judged"):
-        rows = [
+    if judged := measured.get("judged"):
+        named = [
             (age, f"{v['dream']:.2f}", f"{v['real']:.2f}", figure(v["share"]), f"{v['chance']:.2f}")
             for age, v in judged.items()
         ]
         shares = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance")
-        found.append(("Actions: named by a judge that learned from real frames", (shares, rows)))
-    if shuffled := (m.get("controllability") or {}).get("shuffled"):
-        rows = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
+        found.append(("Actions: named by a judge that learned from real frames", (shares, named)))
+    if shuffled := measured.get("shuffled"):
+        lost = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
         effects = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
-        found.append(("Actions: others' against the recorded ones", (effects, rows)))
-    if told := m.get("latent_actions"):
-        rows = [(LATENT[key], figure(told[key]) if isinstance(told[key], dict) else f"{told[key]:.2f}") for key in told
-                if told[key] is not None]  # fmt: skip
-        found.append(("Latent actions", (("", "measured"), rows)))
-    if m.get("memory"):
-        rows = [(f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"])) for k, v in m["memory"].items()]
-        found.append(("Memory: PSNR after going away and back", (("windows away", "away and back", "stayed"), rows)))
-    found += _events(m)
-    if long := m.get("drift"):
-        names = list(next(iter(long["ages"].values())))
-        rows = [(age, *("-" if v[n] is None else f"{v[n]:.3f}" for n in names)) for age, v in long["ages"].items()]
-        rows.append(
-            (
-                "real",
-                f"up to {long['floor']['p95']:.3f}",
-                "1.000",
-                f"{long['stall_floor']:.3f}",
-                *[""] * (len(names) - 3),
-            )
-        )
-        found.append((f"Drift over {long['length']} frames", (("age", *names), rows)))
-    if m.get("few_steps"):
-        found.append(("Fewer network evaluations", few_steps_table(m["few_steps"])))
+        found.append(("Actions: others' against the recorded ones", (effects, lost)))
     return found
+
+
+def _latent(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of latent actions."""
+    rows = [
+        (LATENT[key], figure(value) if isinstance(value, dict) else f"{value:.2f}")
+        for key, value in (m.get("latent_actions") or {}).items()
+        if value is not None
+    ]
+    return [("Latent actions", (("", "measured"), rows))] if rows else []
+
+
+def _memory(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of what is still there after going away and back."""
+    rows = [
+        (f"{k} ({v['steps']} steps)", figure(v["revisit"]), figure(v["stay"]))
+        for k, v in (m.get("memory") or {}).items()
+    ]
+    head = ("windows away", "away and back", "stayed")
+    return [("Memory: PSNR after going away and back", (head, rows))] if rows else []
+
+
+def _drift(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of what long dreams become."""
+    if not (long := m.get("drift")):
+        return []
+    names = list(next(iter(long["ages"].values())))
+    rows = [(age, *("-" if v[n] is None else f"{v[n]:.3f}" for n in names)) for age, v in long["ages"].items()]
+    real = (f"up to {long['floor']['p95']:.3f}", "1.000", f"{long['stall_floor']:.3f}", *[""] * (len(names) - 3))
+    return [(f"Drift over {long['length']} frames", (("age", *names), [*rows, ("real", *real)]))]
+
+
+def _fewer(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of what fewer evaluations cost."""
+    return [("Fewer network evaluations", few_steps_table(m["few_steps"]))] if m.get("few_steps") else []
 
 
 def few_steps_table(table: dict[str, Any]) -> Table:
@@ -174,9 +189,9 @@ def few_steps_table(table: dict[str, Any]) -> Table:
     return head, rows
 
 
-def _habits(m: dict[str, Any] | None) -> list[Titled]:
+def _habits(metrics: dict[str, Any]) -> list[Titled]:
     """Returns the tables of lives and returns by habit, and of things by age: dreamed / real."""
-    if not m:
+    if not (m := metrics.get("habits")):
         return []
     head = ("habit", "steps lived, dreamed", "real", "return, dreamed", "real")
     rows = [
@@ -202,7 +217,8 @@ def _habits(m: dict[str, Any] | None) -> list[Titled]:
     return found
 
 
-def _fidelity(m: dict[str, Any]) -> Table:
+def _fidelity(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of how near dreams are to what came."""
     names = [name for name in ("open_loop", "copy_last", "regression") if m.get(name)]
     rows = [
         (h, *(figure(m[n][h]["psnr"]) if h in m[n] else "-" for n in names), figure(m["open_loop"][h].get("detail")))
@@ -211,15 +227,19 @@ def _fidelity(m: dict[str, Any]) -> Table:
     rows.append(("mean frame", figure(m["dataset_mean"]["psnr"])))
     if codec := m.get("codec"):
         rows += [(f"codec, {name}", figure(value)) for name, value in codec.items()]
-    return ("steps ahead", *(n.replace("_", " ") for n in names), "detail, dreamed / real"), rows
+    head = ("steps ahead", *(n.replace("_", " ") for n in names), "detail, dreamed / real")
+    return [("Fidelity (PSNR in dB)", (head, rows))]
 
 
-def _tries(best: dict[str, Any]) -> Table:
-    rows = [(h, figure(v["one"]), figure(v["psnr"])) for h, v in best.items()]
-    return ("steps ahead", "one dream", "the best of 8 from the same start"), rows
+def _tries(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of what luck is worth."""
+    rows = [(h, figure(v["one"]), figure(v["psnr"])) for h, v in (m.get("best_of_8") or {}).items()]
+    head = ("steps ahead", "one dream", "the best of 8 from the same start")
+    return [("Luck: PSNR (dB) on a quarter of the starts", (head, rows))] if rows else []
 
 
 def _events(m: dict[str, Any]) -> list[Titled]:
+    """Returns the table of ends, rewards, uncertainty and returns."""
     rows = []
     if ends := m.get("termination"):
         found = f"base rate {ends['base_rate']:.3f}; {ends['ends']} of {ends['starts']} starts"
