@@ -18,6 +18,7 @@ from worldsim.evaluation import events
 from worldsim.evaluation.control import control
 from worldsim.evaluation.controllability import action_effect, candidates, retrieval
 from worldsim.evaluation.drift import SPAN, Reference, drift
+from worldsim.evaluation.features import kernel_distance
 from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.floors import tries
 from worldsim.evaluation.habits import habits
@@ -506,3 +507,15 @@ def test_a_floor_needs_two_chunks_on_both_sides():
     assert len(reference.floor(8)) == 0
     reference._owners = np.array([0, 0, 1, 1])
     assert len(reference.floor(8)) == 100 and np.isfinite(reference.floor(8)).all()
+
+
+@pytest.mark.parametrize(("scripts", "shares"), [(1, 8), (3, 3), (5, 2), (9, 2)])
+def test_however_many_scripts_there_are_each_of_them_errs_by_degrees(scripts, shares):
+    grades = _grades({str(i): arena.collect for i in range(scripts)})
+    assert len(grades) == scripts * shares and {share for _, share in grades} == {n / shares for n in range(shares)}
+
+
+def test_things_that_differ_beyond_three_deviations_are_told_apart():
+    rng = np.random.default_rng(0)
+    far, farther = (rng.normal(size=(64, 12)) * 0.1 + at for at in (4, 8))
+    assert kernel_distance(far, farther) > 1

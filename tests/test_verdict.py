@@ -46,3 +46,13 @@ def test_what_was_not_measured_has_no_line():
     assert word(metrics(drift={"collapse": None, "length": 10_000}), "Does a long") == "good"
     assert word(metrics(drift={"collapse": 100, "length": 10_000}), "Does a long") == "poor"
     assert len(verdicts(metrics(drift={"collapse": None, "length": 10_000, "tells": False}))) == 3
+
+
+@pytest.mark.parametrize(
+    ("mean", "itself", "expected"), [(0.81, 0.9, "good"), (0.45, 0.55, "fair"), (0.3, None, "poor")]
+)
+def test_returns_are_judged_by_themselves_and_not_where_the_game_s_own_are_luck(mean, itself, expected):
+    figure = lambda x: x and {"mean": x, "low": x - 0.1, "high": x + 0.1}  # noqa: E731
+    found = {"pearson": figure(mean), "itself": figure(itself), "policies": 16}
+    assert word(metrics(returns=found), "Do good policies") == expected
+    assert len(verdicts(metrics(returns=found | {"itself": figure(0.4)}))) == 3

@@ -10,7 +10,9 @@ from typing import Any
 import gymnasium as gym
 
 WORLDS = Path(__file__).parents[1] / "worlds"
-ARENA, TAKE_COVER, MAZE = (f"worldsim-real/{name}-v0" for name in ("Arena", "DoomTakeCover", "DoomMaze"))
+ARENA = "worldsim-real/Arena-v0"
+TAKE_COVER = "worldsim-real/DoomTakeCover-v0"
+MAZE = "worldsim-real/DoomMaze-v0"
 REAL_GAMES = {
     ARENA: "worldsim.envs.arena:Arena",
     TAKE_COVER: "worldsim.envs.doom:DoomTakeCover",

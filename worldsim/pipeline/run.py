@@ -142,11 +142,9 @@ class Run:
             return write_json(path, mine)
         silent = {f"preset.{f.name}": _defaults(getattr(self.preset, f.name)) for f in fields(self.preset)}
         for key, value in mine.items():
-            found = theirs.get(key)
-            same = value == found
-            if isinstance(value, dict) and isinstance(found, dict):
-                same = silent.get(key, {}) | value == silent.get(key, {}) | found
-            if not same:
+            found, known = theirs.get(key), silent.get(key, {})
+            ours, past = (known | part if isinstance(part, dict) else part for part in (value, found))
+            if ours != past:
                 found = f"{len(found or [])} other {key}" if key == "episodes" else f"{key}={found}"
                 raise ValueError(
                     f"expected out={self.folder} to hold a run with the same {key}, found {found}; use another out="
