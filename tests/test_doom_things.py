@@ -5,8 +5,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from worldsim.envs import doom_things
 from worldsim.envs.doom import SIZE, DoomTakeCover
-from worldsim.envs.doom_things import _reader, accuracy, labelled, things
+from worldsim.envs.doom_things import YELLOW, _reader, accuracy, labelled, things
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,16 @@ def test_an_imp_that_is_painted_over_is_not_read(seen):
     frame[y - 6 : y + 7, x - 4 : x + 5] = frame[y - 6 : y + 7, x - 6 : x - 5]  # the wall beside it
     assert len(things(frame)["imp"]) < before
     assert things(np.full((SIZE, SIZE, 3), 90, np.uint8)) == {"imp": [], "fireball": []}
+
+
+def test_a_fireball_is_yellow(seen, monkeypatch):
+    """What dreams show of walls looks like one to the network, but is grey."""
+    dulled = seen[0].copy()
+    dulled[..., 2] = np.maximum(dulled[..., 2], dulled[..., :2].min(-1) - YELLOW // 2)
+    count = lambda: sum(len(read["fireball"]) for read in _reader().read(dulled))  # noqa: E731
+    now = count()
+    monkeypatch.setattr(doom_things, "YELLOW", -255)
+    assert now == 0 < count()
 
 
 def test_the_game_says_where_things_are_when_asked_and_plays_the_same(seen):
