@@ -40,6 +40,7 @@ from worldsim.world_model import WorldModel
 FILMS, FRAMES = 3, 64  # in the report
 PROBES = {ARENA: arena.decode}
 PLACES = {ARENA: arena.things, TAKE_COVER: doom_things.things}
+PLAYED = {ARENA: lambda frame: arena.decode(frame)["agent"]}  # where what is played stands in a frame
 SCRIPTS = {ARENA: {"collect": arena.collect, "careful": arena.careful}}
 SURVIVORS = {ARENA: arena.careful}
 COMPARISONS = {TAKE_COVER: doom.wall_shift}
@@ -129,7 +130,7 @@ def _knowledge(config: DictConfig, store: EpisodeStore, native: EpisodeStore) ->
     """Returns what is known of a game; of one that is played by latent actions only what frames show."""
     game = store.info.game
     if store is not native:
-        return Knowledge(None, PROBES.get(game), COMPARISONS.get(game), None, own=native)
+        return Knowledge(None, PROBES.get(game), COMPARISONS.get(game), own=native, played=PLAYED.get(game))
     away = EXCURSIONS.get(game)
     excursion = (np.array(away[0], np.float64), np.array(away[1], np.float64)) if away else None
     return Knowledge(

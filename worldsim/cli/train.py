@@ -57,8 +57,8 @@ def _latent(config: DictConfig) -> Callable[..., Any] | None:
     """Returns the sizes of latent actions, where they are asked for."""
     if config.actions not in ("recorded", "latent", "mixed"):
         raise ValueError(f"expected actions=recorded, actions=latent or actions=mixed, found {config.actions}")
-    if not isinstance(config.labels, int) or config.labels < 0 or (config.labels and not config.codes):
-        raise ValueError(f"expected labels= a whole number of steps, and codes, found labels={config.labels}")
+    if not isinstance(config.labels, int) or config.labels < 0:
+        raise ValueError(f"expected labels= a whole number of steps, found labels={config.labels}")
     if config.labels and config.actions != "latent":
         raise ValueError(
             f"expected labels= with actions=latent, found actions={config.actions}, which takes all there are"

@@ -24,7 +24,7 @@ from worldsim.evaluation.drift import CHUNK, Reference, drift
 from worldsim.evaluation.few_steps import few_steps
 from worldsim.evaluation.fidelity import CODEC_FRAMES, Comparison, Probe, fidelity
 from worldsim.evaluation.habits import Places, Script, habits
-from worldsim.evaluation.latent import latent_actions
+from worldsim.evaluation.latent import Played, latent_actions
 from worldsim.evaluation.memory import revisits
 from worldsim.evaluation.rare import rare
 from worldsim.evaluation.returns import returns
@@ -51,6 +51,7 @@ class Knowledge:
     scripts: Mapping[str, Script] = field(default_factory=dict)  # policies that play on purpose, by name
     survivor: Script | None = None  # one that lives long: leads the dreams whose drift is measured
     own: EpisodeStore | None = None  # where actions are latent, the recordings with the game's own
+    played: Played | None = None  # where what is played stands in a frame
 
 
 def measure(
@@ -91,7 +92,8 @@ def measure(
         }
         if (own := knowledge.own) and world is not None:
             metrics["latent_actions"] = keep(
-                "latent actions", lambda: latent_actions(subject, partial(_named, world), store, own, episodes, starts)
+                "latent actions",
+                lambda: latent_actions(subject, partial(_named, world), store, own, episodes, starts, knowledge.played),
             )
         if away := knowledge.excursion:
             metrics["memory"] = keep(

@@ -26,8 +26,9 @@ LATENT = {
     "gain": "PSNR by the right names over another start's, 4 steps on (dB)",
     "elsewhere": "the same, by names from other episodes where the game's action was the same (dB)",
     "used": "codes in use, as if evenly, as a share of all",
-    "information": "told of the game's actions in steps that move, as a share of all there is to tell",
+    "information": "told of the game's actions in steps that move what is played, as a share of all there is to tell",
     "obeyed": "another start's codes found again in the dream that followed them",
+    "by_chance": "the same, by chance",
 }
 SCALE, GAP = 3, 4  # of films, in pixels
 STYLE = """

@@ -5,7 +5,7 @@ what the frames before already tell need not be told. Codes are clusters of such
 Leaves out the world, whose dynamics take numbers or codes as its actions.
 
 Sources: Bruce et al. 2024 (latent actions in video), Schmidt and Jiang 2024 (inverse and forward model), Gao et al.
-2025 (continuous ones, and their clusters as codes).
+2025 (continuous ones, and their clusters as codes), Sun et al. 2018 (how alike two frames are under every shift).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from worldsim.types import Stream
 
 SIDE = 32  # positions a side that frames are folded to, or a little more
 WINDOW = 2  # past frames that the forward model sees: where things are and where they are going
-REACH = 3.0  # of a latent number, which has a standard deviation of 1
+REACH = 3.0  # of a latent number
+FAR, SURE = 3, 20.0  # pixels that things are followed for; how much likelier the likest way is
 CODES, NUMBERS = range(2, 65), range(1, 33)
 
 
@@ -36,10 +37,9 @@ class LatentActionConfig:
 
     frame_shape: tuple[int, int, int]
     codes: int = 8
-    numbers: int = 4
+    numbers: int = 8
     width: int = 32
-    completes: bool = False  # codes are the game's own actions, for recordings that lack some of them
-    taught: int = 0  # of the game's own actions, which labels teach; 0: none
+    completes: bool = False  # codes are the game's own actions, which labels teach
 
     def __post_init__(self):
         if (self.codes and self.codes not in CODES) or self.numbers not in NUMBERS:
@@ -64,7 +64,10 @@ class LatentActionConfig:
 
 
 class LatentActions(nn.Module):
-    """The inverse and the forward model, and the codes that stand for what the first one tells."""
+    """The inverse and the forward model, and the codes that stand for what the first one tells.
+
+    The inverse model is shown where everything went (`went`): to learn that as well it would need many labels.
+    """
 
     codes: Tensor  # [codes numbers], the centres of clusters
 
@@ -74,21 +77,40 @@ class LatentActions(nn.Module):
         self.pixels = FoldedPixels(FoldedPixelsConfig(config.frame_shape, config.fold))
         c, h, w = self.pixels.latent_shape
         width = config.width
-        sizes = (2 * c, width, 2 * width, 4 * width)
+        sizes = (2 * c + (2 * FAR + 1) ** 2, width, width, width)
         self.trunk = nn.Sequential(
-            *(x for a, b in pairwise(sizes) for x in (nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(8, b), nn.SiLU()))
+            *(x for a, b in pairwise(sizes) for x in (nn.Conv2d(a, b, 3, 1, 1), nn.GroupNorm(8, b), nn.SiLU()))
         )
-        self.head = nn.Linear(2 * sizes[-1], 2 * config.numbers)
-        self.own = nn.Linear(config.numbers, config.taught) if config.taught else None  # the game's action, of numbers
+        self.head = nn.Linear(2 * width, config.numbers)
+        self.own = nn.Linear(2 * width, config.codes) if config.completes else None  # which of the game's own actions
         levels = 3 if h % 4 == 0 and w % 4 == 0 else 1
         widths = (width, 2 * width, 3 * width)[:levels]
         self.unet = UNet(UNetConfig((c, h, w), config.numbers, WINDOW, widths, attention=False, condition_width=128))
-        self.register_buffer("codes", torch.zeros(config.codes, config.numbers))
+        self.register_buffer("codes", torch.zeros(0 if config.completes else config.codes, config.numbers))
 
-    def infer(self, before: Tensor, after: Tensor) -> Tensor:
-        """Returns the numbers' means and log variances `[b 2n]` for folded frames `[b c h w]`."""
-        h = self.trunk(torch.cat((before, after - before), 1))
-        return self.head(torch.cat((h.mean((2, 3)), h.amax((2, 3))), 1))
+    def see(self, before: Tensor, after: Tensor) -> Tensor:
+        """Returns what is seen to happen between folded frames `[b c h w]`, wherever it does: features `[b f]`."""
+        h = self.trunk(torch.cat((before, after - before, self.went(before, after)), 1))
+        return torch.cat((h.mean((2, 3)), h.amax((2, 3))), 1)
+
+    def numbers(self, seen: Tensor) -> Tensor:
+        """Returns the numbers `[b n]` that tell what was seen, within REACH of 0."""
+        return REACH * torch.tanh(self.head(seen).float() / REACH)
+
+    @torch.no_grad()
+    def went(self, before: Tensor, after: Tensor) -> Tensor:
+        """Returns how likely it is that what stood at a position moved by up to FAR pixels, `[b ways h w]`.
+
+        By how alike are the pixels around; in large frames, means of fold / 2 pixels a side.
+        """
+        fold = self.config.fold
+        coarse = fold // 2 if fold % 2 == 0 else 1
+        first, second = (F.avg_pool2d(F.pixel_shuffle(x, fold).bfloat16(), coarse) for x in (before, after))
+        (h, w), around = first.shape[2:], fold // coarse
+        second = F.pad(second, (FAR,) * 4, mode="replicate")
+        ways = [second[:, :, i : i + h, j : j + w] for i in range(2 * FAR + 1) for j in range(2 * FAR + 1)]
+        unlike = torch.stack([(x - first).abs().mean(1) for x in ways], 1)
+        return (-SURE * F.avg_pool2d(unlike, 2 * around + 1, around, around).float()).softmax(1)
 
     def following(self, past: Tensor, action: Tensor) -> Tensor:
         """Returns the next folded frame `[b c h w]` after `past [b 2 c h w]` and an action's numbers `[b a]`."""
@@ -99,21 +121,23 @@ class LatentActions(nn.Module):
         target = Stream(torch.zeros_like(past[:, :1]), zero[:, :1] + 1, action[:, None], valid[:, :1], zero[:, :1])
         return past[:, -1] + self.unet(history, target)[0][:, 0]
 
+    @torch.no_grad()
     def label(self, frames: Tensor) -> Tensor:
-        """Returns the packed latent action `[n - 1 k]` between each of frames `[n H W 3]` and the next, float64."""
-        return self.packed(self.tell(frames))
+        """Returns the packed latent action `[n - 1 k]` between each of frames `[n H W 3]` and the next, float64.
 
-    def packed(self, told: Tensor) -> Tensor:
-        """Returns the packed latent actions `[n k]` of numbers `[n numbers]`: codes, the nearest, or the numbers."""
-        if self.config.completes and self.own is not None:
-            return self.own(told).argmax(-1)[:, None].double()
-        return torch.cdist(told, self.codes).argmin(-1)[:, None].double() if self.config.codes else told.double()
+        Codes are the number of the game's own action, or of the nearest centre.
+        """
+        if self.own is None:
+            told = self.tell(frames)
+            return torch.cdist(told, self.codes).argmin(-1)[:, None].double() if self.config.codes else told.double()
+        folded = self.pixels.encode(frames)
+        return self.own(self.see(folded[:-1], folded[1:])).argmax(-1)[:, None].double()
 
     @torch.no_grad()
     def tell(self, frames: Tensor) -> Tensor:
         """Returns the numbers `[n - 1 k]` between each of frames `[n H W 3]` and the next."""
         folded = self.pixels.encode(frames)
-        return self.infer(folded[:-1], folded[1:]).float().chunk(2, -1)[0].clamp(-REACH, REACH)
+        return self.numbers(self.see(folded[:-1], folded[1:]))
 
 
 def clusters(x: Tensor, count: int, generator: torch.Generator, tries: int = 8, rounds: int = 50) -> Tensor:

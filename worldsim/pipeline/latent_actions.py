@@ -7,16 +7,14 @@ Leaves out how the names are learned (`models.latent_action`, `objectives.latent
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-import gymnasium as gym
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from worldsim.actions import choices, default_keymap, rest_action
+from worldsim.actions import choices, default_keymap
 from worldsim.data.clips import WindowSampler, frame_batch
 from worldsim.data.episodes import EpisodeStore
 from worldsim.models.latent_action import CODES, WINDOW, LatentActionConfig, LatentActions, clusters
@@ -25,42 +23,37 @@ from worldsim.pipeline.run import Run
 from worldsim.training.loop import Stage, train
 
 SHARE = 0.15  # of the minutes
-BATCH, LEARNING_RATE = 32, 1e-3
-AT_ONCE = 512  # frames that are named together
+BATCH, LEARNING_RATE = 16, 1e-3
+NOISE = 0.5  # of latent numbers at the end of their training, from -3 to 3
+AT_ONCE = 64  # frames that are named together
 LOOKED_AT = 256  # steps of which one at least must change something
 SAMPLE = 128  # stretches of recordings that codes are made of
 STRETCH = 33  # frames of each
-OFTEN = 0.1  # of a key's presses, the least that a code must go with
 
 
 def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
     """Returns the run with every step named, and what named them; a run without latent actions as it is.
 
-    Of mixed recordings the steps without an action get the game's own, as the others teach.
+    Where some steps have labels the others get the game's own actions, as these teach.
     """
     if run.latent is None:
         if run.begun is not None and run.begun.takes_latent_actions:
             raise ValueError(f"expected actions=latent with begin_from={run.begin_from}, whose actions are latent")
         return run, None
     model = _begun(run) or train_latent_actions(run)
-    if run.store.mixed:
-        return replace(run, store=completed(run.store, model, run.action_codec.table)), model
-    store = labelled(run.store, model)
-    if run.labels:
-        store.info = replace(store.info, keymap=keys_of_the_game(run.store, store, taught(run)) or store.info.keymap)
+    store = completed(run, model) if model.config.completes else labelled(run.store, model)
     return replace(run, store=store), model
 
 
 def _begun(run: Run) -> LatentActions | None:
     """Returns what named the actions of the world to begin from: its weights know those alone.
 
-    Raises ValueError, in one sentence, where that world has others. Of mixed recordings they are the game's own.
+    Raises ValueError, in one sentence, where that world has others. Where labels teach they are the game's own.
     """
-    if run.begun is None or run.store.mixed:
+    if run.begun is None or sizes_of(run).completes:
         return None
     latent = run.begun.latent if run.begun.takes_latent_actions else None
-    sizes = lambda config: json.dumps(asdict(replace(config, taught=0)))  # noqa: E731  (it does not learn on)
-    if latent is None or sizes(latent.config) != sizes(sizes_of(run)):
+    if latent is None or json.dumps(asdict(latent.config)) != json.dumps(asdict(sizes_of(run))):
         raise ValueError(
             f"expected begin_from={run.begin_from} to be a world with latent actions of the same sizes, found "
             f"{'none' if latent is None else latent.config}; leave begin_from out"
@@ -71,37 +64,41 @@ def _begun(run: Run) -> LatentActions | None:
 def sizes_of(run: Run) -> LatentActionConfig:
     """Returns the sizes of a run's latent actions. Raises ValueError, in one sentence, for impossible ones."""
     assert run.latent is not None
-    taught(run)  # says what is wrong with labels
-    shape, table = tuple(run.store.info.observation_shape), len(run.action_codec.table)
-    if not run.store.mixed:
-        return run.latent(frame_shape=shape, taught=table if run.labels else 0)
+    shape = tuple(run.store.info.observation_shape)
+    if not (run.store.mixed or run.labels):
+        return run.latent(frame_shape=shape)
+    table = len(run.action_codec.table)
     if run.store.info.action_space is None or table not in CODES:
         raise ValueError(
-            f"expected actions=mixed with recordings first whose actions are a table of up to {CODES[-1]}, found "
-            f"{run.store.info.action_space} in {run.store.folders[0]}"
+            f"expected labels of actions that are a table of up to {CODES[-1]}, found {run.store.info.action_space} in "
+            f"{run.store.folders[0]}; use actions=latent without labels="
         )
-    return run.latent(frame_shape=shape, codes=table, completes=True, taught=table)
+    taught(run)  # says what is wrong with labels
+    return run.latent(frame_shape=shape, codes=table, completes=True)
 
 
-def taught(run: Run) -> dict[int, int]:
-    """Returns how many first steps of which training episodes have labels: `run.labels`, or all of mixed recordings.
+def taught(run: Run) -> np.ndarray:
+    """Returns which steps of training episodes have labels, int64 `[n 2]`: episode and step.
 
+    They are `run.labels` of those that were recorded with actions, evenly, or all of mixed recordings.
     Raises ValueError where labels are asked for and none was recorded.
     """
-    left, found = math.inf if run.store.mixed else run.labels, {}
-    for index in run.training_episodes if left else ():
-        if left > 0 and run.store.actions(index, 0, 0) is not None:
-            found[index] = int(min(left, run.store.records[index].total_steps))
-            left -= found[index]
-    if not found and run.store.mixed:
+    known = [i for i in run.training_episodes if run.store.actions(i, 0, 0) is not None]
+    if not known and run.store.mixed:
         raise ValueError("expected training episodes with actions among those without, found none; use actions=latent")
-    if not found and run.labels:
+    if not known:
         raise ValueError("expected training episodes with actions for labels=, found none; leave labels out")
-    return found
+    steps = np.array([(index, at) for index in known for at in range(run.store.records[index].total_steps)])
+    if run.store.mixed or run.labels >= len(steps):
+        return steps
+    return steps[np.linspace(0, len(steps) - 1, run.labels).astype(int)]
 
 
 def train_latent_actions(run: Run) -> LatentActions:
-    """Trains the inverse model on the run's recordings. Of recorded actions it sees those that are `taught`, if any."""
+    """Trains the inverse model on the run's recordings. Of recorded actions it sees those that are `taught`, if any.
+
+    Its numbers say all they can at first, and from half way less and less: later means that nothing is said at all.
+    """
     assert run.latent is not None
     _check_moves(run)
     with torch.random.fork_rng(devices=[]):
@@ -112,31 +109,40 @@ def train_latent_actions(run: Run) -> LatentActions:
     def objective(model, average, batch, progress, generator):
         frames, taken = batch
         taken = None if taken is None else taken.to(device)
-        return latent_action_loss(model, frames.to(device), taken, generator=generator)
+        noise = NOISE * max(0.0, 2 * progress - 1)
+        return latent_action_loss(model, frames.to(device), taken, noise, generator=generator)
 
     stage = Stage("actions", model, batch, objective, BATCH, LEARNING_RATE)
     budget = run.spend("actions", lambda left: SHARE * left)
     model = train(stage, budget, run.folder / "actions", run.seed + 4, run.rhythm, device, run.batches_a_step)
     model.eval().requires_grad_(False)
-    return model if run.store.mixed else find_codes(model, run)
+    return model if model.config.completes else find_codes(model, run)
 
 
 def lessons(run: Run) -> Callable[[int], tuple[torch.Tensor, torch.Tensor | None]]:
     """Returns what makes a step's clips, uint8 `[b 3 H W 3]`: any, then as many whose last step's action is `taught`.
 
-    With it come the numbers of those actions `[l]`, None where none are.
+    With it come the numbers of those actions `[l]`, each action as often as any other; None where none are. An action
+    that the table lacks is no lesson: it may do what another does.
     """
-    sampler, steps = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4), taught(run)
-    places = np.array([(index, at) for index, count in steps.items() for at in range(count)])
-    own = np.concatenate([_own(run, index, count) for index, count in steps.items()]) if steps else np.zeros(0, int)
+    sampler = WindowSampler(run.store, run.training_episodes, WINDOW + 1, run.seed + 4)
+    if not sizes_of(run).completes:
+        return lambda step: (frame_batch(run.store, sampler.windows(step, BATCH), WINDOW + 1), None)
+    steps, table = taught(run), run.action_codec.table
+    parts = [(index, steps[steps[:, 0] == index, 1]) for index in np.unique(steps[:, 0])]
+    packed = np.concatenate([np.array(run.store.actions(index))[at] for index, at in parts])
+    own = choices(packed, table)
+    exact = np.flatnonzero((packed == table[own]).all(1))
+    if not len(exact):
+        raise ValueError(f"expected labels that are among {len(table)} actions, found none of {len(own)}; give more")
+    kinds = [exact[own[exact] == number] for number in np.unique(own[exact])]
 
-    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        windows, taken = sampler.windows(step, BATCH), None
-        if len(own):
-            rows = np.random.default_rng([run.seed, step]).integers(len(own), size=BATCH)
-            windows += [(index, at + 1 - WINDOW) for index, at in places[rows].tolist()]
-            taken = torch.from_numpy(own[rows])
-        return frame_batch(run.store, windows, WINDOW + 1), taken
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = np.random.default_rng([run.seed, step])
+        rows = np.array([rng.choice(kinds[kind]) for kind in rng.integers(len(kinds), size=BATCH)])
+        windows = [(index, at + 1 - WINDOW) for index, at in steps[rows].tolist()]
+        clips = frame_batch(run.store, [*sampler.windows(step, BATCH), *windows], WINDOW + 1)
+        return clips, torch.from_numpy(own[rows])
 
     return batch
 
@@ -158,7 +164,8 @@ def find_codes(model: LatentActions, run: Run) -> LatentActions:
     if not count:
         return model
     windows = WindowSampler(run.store, run.training_episodes, STRETCH, run.seed).windows(0, SAMPLE)
-    clips = frame_batch(run.store, windows, STRETCH)
+    parts = [run.store.observations(index, max(first, 0), first + STRETCH) for index, first in windows]
+    clips = [torch.from_numpy(np.array(part)) for part in parts]
     told = torch.cat([model.tell(clip.to(model.codes.device)).cpu() for clip in clips])
     change = torch.cat([(clip[1:].float() - clip[:-1].float()).abs().mean((1, 2, 3)) for clip in clips])
     centres = clusters(told, count, torch.Generator().manual_seed(run.seed))
@@ -168,19 +175,19 @@ def find_codes(model: LatentActions, run: Run) -> LatentActions:
     return model
 
 
-def _own(run: Run, index: int, count: int) -> np.ndarray:
-    """Returns which action of the table each of an episode's first steps took, int64 `[count]`."""
-    return choices(np.array(run.store.actions(index, 0, count)), run.action_codec.table)
-
-
-def completed(store: EpisodeStore, model: LatentActions, table: np.ndarray) -> EpisodeStore:
-    """Returns mixed recordings, with the table's actions where none was recorded."""
-    actions = [store.actions(index) for index in range(len(store))]
-    filled = [
-        table[named(model, store, index)[:, 0].astype(int)] if packed is None else np.array(packed)
-        for index, packed in enumerate(actions)
-    ]
-    return store.with_actions(store.info, filled)
+def completed(run: Run, model: LatentActions) -> EpisodeStore:
+    """Returns the recordings with their own actions where these are known, and named ones of the table elsewhere."""
+    store, known, actions = run.store, taught(run), []
+    for index in range(len(store)):
+        recorded = store.actions(index)
+        if recorded is not None and store.mixed:
+            actions.append(np.array(recorded))
+            continue
+        found, at = run.action_codec.table[named(model, store, index)[:, 0].astype(int)], known[known[:, 0] == index, 1]
+        if recorded is not None:
+            found[at] = recorded[at]
+        actions.append(found)
+    return store.with_actions(store.info, actions)
 
 
 def labelled(store: EpisodeStore, model: LatentActions) -> EpisodeStore:
@@ -192,51 +199,9 @@ def labelled(store: EpisodeStore, model: LatentActions) -> EpisodeStore:
 
 def named(model: LatentActions, store: EpisodeStore, index: int) -> np.ndarray:
     """Returns the packed latent actions `[T k]` of an episode, float64."""
-    told = _told(model, store, index).to(model.codes.device)
-    return model.packed(told).cpu().numpy()
-
-
-def _told(model: LatentActions, store: EpisodeStore, index: int) -> torch.Tensor:
-    """Returns the numbers `[T k]` that are told of an episode's steps."""
-    steps, device = store.records[index].total_steps, model.codes.device
+    steps, device = store.records[index].total_steps, next(model.parameters()).device
     parts = [
-        model.tell(torch.from_numpy(np.array(store.observations(index, i, min(i + AT_ONCE, steps) + 1))).to(device))
+        model.label(torch.from_numpy(np.array(store.observations(index, i, min(i + AT_ONCE, steps) + 1))).to(device))
         for i in range(0, steps, AT_ONCE)
     ]
-    return torch.cat(parts).cpu()
-
-
-def keys_of_the_game(store: EpisodeStore, latent: EpisodeStore, steps: dict[int, int]) -> dict | None:
-    """Returns a keymap in latent actions with the game's own keys, learned from so many first `steps` of episodes.
-
-    A key presses the code that goes with its action in the game more often than with others, of those that go with a
-    tenth of it at least; one without such a code stays silent. Digits press codes as before. None where the recordings
-    have no keys. Raises ValueError for latent actions that are no codes.
-    """
-    space, plain = store.info.action_space, store.info.keymap
-    if space is None or not plain or not plain.get("bindings"):
-        return None
-    if not isinstance(latent.info.action_space, gym.spaces.Discrete):
-        raise ValueError("expected codes to learn keys for, found continuous latent actions; give codes= above 0")
-    true: list[np.ndarray] = []
-    codes: list[np.ndarray] = []
-    for index, length in steps.items():
-        for values, part in ((true, store.actions(index, 0, length)), (codes, latent.actions(index, 0, length))):
-            assert part is not None
-            values.append(np.array(part))
-    taken, found = np.concatenate(true), np.concatenate(codes)[:, 0].astype(int)
-    keymap, bindings = dict(latent.info.keymap or {}), []
-    rest = np.asarray(plain.get("rest", rest_action(space)), float)
-    usual = np.bincount(found, minlength=latent.info.action_space.n) / len(found)
-    for binding in plain["bindings"]:
-        pressed = rest.copy()
-        for component, value in binding["set"].items():
-            pressed[int(component)] = value
-        rows = (taken == pressed).all(1)
-        if rows.any():
-            counted = np.bincount(found[rows], minlength=len(usual)) / rows.sum()
-            above = counted / np.maximum(usual, 1e-9) * (counted > OFTEN)
-            if above.any():
-                bindings.append({"keys": binding["keys"], "set": {"0": int(above.argmax())}})
-    keymap["bindings"] = [*keymap.get("bindings", []), *bindings]
-    return keymap
+    return torch.cat(parts).cpu().numpy()

@@ -96,7 +96,7 @@ class Run:
     device: str | None = None
     begin_from: str | None = None  # a world of the same sizes, whose weights the dynamics begin from
     latent: Callable[..., Any] | None = None  # sizes of latent actions, which stand for the recorded ones
-    labels: int = 0  # recorded steps that teach what of all that happens is the player's, and which code a key presses
+    labels: int = 0  # of latent actions, recorded steps that teach the game's own
     batches: int | None = None  # of a step, which processes share; None takes the folder's, or one for each of them
     rhythm: Rhythm = field(default_factory=Rhythm)
     command: str = ""
@@ -168,8 +168,8 @@ class Run:
 
     @property
     def held_out_episodes(self) -> list[int]:
-        """Indices of the episodes kept apart: every twentieth, none of fewer than ten."""
-        return list(range(0, len(self.store), HOLD_OUT)) if len(self.store) >= 10 else []
+        """Indices of the episodes kept apart: the tenth, and every twentieth after it. (Few labels come first.)"""
+        return list(range(HOLD_OUT // 2 - 1, len(self.store), HOLD_OUT))
 
     @property
     def prompt_length(self) -> int:
