@@ -25,7 +25,7 @@ from worldsim import pixels
 from worldsim.actions import space_from_json, space_to_json, unpack
 from worldsim.files import save_tensors
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE = "agent.safetensors"
 PATCH, REACHES, HEADS = 4, (1, 2, 4), 4  # pixels; how far patches look around, one after the other; places attended to
 CELLS = 8  # a side, of what a linear agent sees
@@ -51,7 +51,8 @@ class Network(nn.Module):
     """The last frames to the log odds of each action and to what is still to come, in units of `scale`.
 
     Patches of 4x4 pixels look around themselves, a few of them are attended to (where the player is, say), and what
-    they saw is what counts: to see a thing on the left is one lesson, wherever player and thing stand.
+    they saw and where they stand is what counts: to see a thing on the left is one lesson, wherever player and thing
+    stand.
     """
 
     scale: Tensor  # [], a return's typical size
@@ -73,7 +74,7 @@ class Network(nn.Module):
         )
         self.attend = nn.Conv2d(config.width, HEADS, 1)
         self.position = nn.Parameter(torch.zeros(HEADS, height, width))
-        self.hidden = nn.Linear((HEADS + 1) * config.width, config.hidden)
+        self.hidden = nn.Linear((HEADS + 1) * config.width + 2 * HEADS, config.hidden)
         self.choice = nn.Linear(config.hidden, config.num_actions)
         self.worth = nn.Linear(config.hidden, 1)
         for head in (self.choice, self.worth):  # at first all actions are alike
@@ -92,7 +93,8 @@ class Network(nn.Module):
         x = F.silu(x)
         attention = (self.attend(x) + self.position).flatten(2).softmax(-1)
         found = torch.einsum("b h s, b c s -> b h c", attention, x.flatten(2))
-        told = F.silu(self.hidden(torch.cat((found.flatten(1), x.amax((2, 3))), 1)))
+        where = torch.cartesian_prod(*(torch.linspace(-1, 1, side, device=x.device) for side in (h, w)))
+        told = F.silu(self.hidden(torch.cat((found.flatten(1), (attention @ where).flatten(1), x.amax((2, 3))), 1)))
         return self.choice(told).float(), self.worth(told)[:, 0].float()
 
 
@@ -190,8 +192,8 @@ class Agent:
             with safe_open(path, "pt") as file:
                 text = json.loads(file.metadata()["agent"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            if text["format_version"] > FORMAT_VERSION:
-                raise ValueError(f"format version {text['format_version']}, which is newer than this worldsim")
+            if text["format_version"] != FORMAT_VERSION:
+                raise ValueError(f"format version {text['format_version']}, where this worldsim has {FORMAT_VERSION}")
             if _sha256(tensors) != text["sha256"]:
                 raise ValueError("weights that are not those that were saved")
             sizes: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in text["config"].items()}

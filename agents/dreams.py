@@ -19,6 +19,7 @@ from worldsim.agents.agent import Linear, Network, draw, repeated, shown
 from worldsim.types import Clip
 
 MOMENTS = 512  # of recordings, that dreams begin in
+SHORTLY = (0, 16)  # steps between the newest frame of a moment and what happens
 OTHER = 1 << 40  # seeds from here on are of the dreams that agents are tried in
 
 
@@ -30,15 +31,16 @@ class Moments:
     seen: Tensor  # [n window H W 3], the newest frame last
 
     def part(self) -> tuple[Moments, Moments]:
-        """Returns those to learn from, and every eighth, to try agents in."""
+        """Returns those to learn from, and every eighth, to try agents in; of fewer than eight all are both."""
         number = torch.arange(len(self.seen), device=self.seen.device)
-        kept, tried = number[number % 8 != 0], number[number % 8 == 0]
+        kept, tried = (number, number) if len(number) < 8 else (number[number % 8 != 0], number[number % 8 == 0])
         return tuple(Moments(self.state.select(rows), self.seen[rows]) for rows in (kept, tried))  # type: ignore[return-value]
 
 
 def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: int, beginnings: bool = False) -> Moments:
-    """Returns moments of recordings, drawn evenly over their frames, or the world's own prompts.
+    """Returns moments of recordings, or the world's own prompts.
 
+    Half are drawn evenly over the recordings' frames, half shortly before a rare reward or an end, where there are any.
     Of `beginnings`: the first of each episode, drawn evenly over these, as the game begins.
     """
     if store is None:
@@ -53,6 +55,8 @@ def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: in
     weights = (steps > 0) * 1.0 if beginnings else steps
     drawn = rng.choice(len(steps), MOMENTS, p=weights / weights.sum())
     places = [(int(i), 0 if beginnings else int(rng.integers(steps[i]))) for i in drawn]
+    if not beginnings:
+        places[1::2] = _before(store, steps, length, rng, len(places) // 2) or places[1::2]  # none that `part` tries
     frames = torch.stack([torch.from_numpy(np.array(store.observations(i, t, t + length))) for i, t in places])
     actions = torch.stack([_led(world, store, i, t, length) for i, t in places])
     latents = torch.cat([world.encode(part) for part in frames.split(16)])
@@ -60,6 +64,29 @@ def moments(world: WorldModel, store: EpisodeStore | None, window: int, seed: in
     clip = Clip(latents.cpu(), actions, true, zero, ~true, ~true).to(world.device)
     state = world.initial(clip, noise.address_of(list(range(MOMENTS)), world.device))
     return Moments(state, _last(frames, window).to(world.device))
+
+
+def _before(
+    store: EpisodeStore, steps: np.ndarray, length: int, rng: np.random.Generator, count: int
+) -> list[tuple[int, int]]:
+    """Returns so many moments (episode, first frame) SHORTLY before a rare reward or an end; none where there is none.
+
+    A reward is rare where fewer than one step in eight brings it.
+    """
+    found: list[tuple[int, int]] = []
+    rewards = [store.rewards(index) for index in range(len(store))]
+    told = np.concatenate([np.zeros(0), *(np.array(part) for part in rewards if part is not None)])
+    values, counts = np.unique(told, return_counts=True)
+    rare = values[8 * counts < len(told)]
+    for index, part in enumerate(rewards):
+        at = set() if part is None else set(np.flatnonzero(np.isin(np.array(part), rare)).tolist())
+        at |= {store.records[index].total_steps - 1} if store.records[index].terminated else set()
+        found += [(index, t) for t in sorted(at) if t > length]
+    if not found:
+        return []
+    back = rng.integers(*SHORTLY, size=count)
+    drawn = [found[i] for i in rng.integers(len(found), size=count)]
+    return [(i, min(max(t - length - int(b), 0), int(steps[i]) - 1)) for (i, t), b in zip(drawn, back, strict=True)]
 
 
 def check_data(world: WorldModel, store: EpisodeStore) -> None:

@@ -134,7 +134,7 @@ class ActorCritic:
         how, scale = self.how, self.network.scale
         goal = returns(lived["reward"], lived["kept"], lived["over"], lived["following"] * scale, how.trace)
         better = (goal - lived["worth"] * scale).flatten()
-        share = 0.05 if self.updates else 1.0
+        share = max(0.05, 1 / (self.updates + 1))  # at first the mean of all so far
         scale.lerp_(goal.std().clamp_min(1e-3), share)
         rows = {name: lived[name].flatten(0, 1) for name in ("seen", "chosen", "logp")}
         rows |= {"goal": goal.flatten() / scale, "better": (better - better.mean()) / better.std().clamp_min(1e-6)}

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim import EpisodeStore, WorldModel
@@ -23,6 +22,9 @@ from worldsim.agents.dreams import Dreams, Moments, earned, moments
 from worldsim.agents.teaching import adam_from, adam_tensors, teach
 
 MOST_CHANCE, LEAST_CHANCE = 0.4, 0.01  # of a random action, in the row that explores most and in that which does least
+TAKEN_FOR = (1, 2, 4, 8)  # decisions that a random action is taken for: a walk goes nowhere by single steps
+FIRST = 200  # decisions at random, as far as the memory reaches, before the first lesson
+EVENED = 0.4  # power of a lesson's rarity by which it counts: 1 takes back that it was drawn for what happens
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class QLearning:
     window: int = 3  # frames that the agent sees
     hold: int = 1  # steps for which it holds an action
     discount: float = 0.99  # a step
-    ahead: int = 8  # decisions whose rewards are counted before the network's word
+    ahead: int = 5  # decisions whose rewards are counted before the network's word
     memory: int = 1000  # decisions of every row that are kept
     decisions: int = 4  # of every row, between updates
     batches: int = 4  # learned from in an update
@@ -121,7 +123,7 @@ class Memory:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the numbers and rows `[b]` of decisions to learn from, a share of them by what is about to happen.
 
-        With them by how much each counts `[b]`, 1 at most: what happened by luck shall not seem likely.
+        With them by how much each counts `[b]`, 1 at most: what happened by luck shall not seem too likely.
         """
         length = len(self.age)
         first = max(0, self.told - length) + window
@@ -137,7 +139,7 @@ class Memory:
         weight = learnable * ((1 - events) / learnable.sum() + events * soon / (soon * learnable).sum().clamp_min(1e-9))
         drawn = torch.multinomial(weight.flatten().cpu(), count, replacement=True, generator=generator).to(at.device)
         rarity = 1 / weight.flatten()[drawn]
-        return at[drawn // weight.shape[1]], drawn % weight.shape[1], rarity / rarity.max()
+        return at[drawn // weight.shape[1]], drawn % weight.shape[1], (rarity / rarity.max()) ** EVENED
 
 
 class Learner:
@@ -152,6 +154,7 @@ class Learner:
         self.optimizer = torch.optim.Adam(self.network.parameters(), how.learning_rate, eps=1e-5)
         share = torch.linspace(0, 1, how.rows, device=world.device)
         self.chance = MOST_CHANCE * (LEAST_CHANCE / MOST_CHANCE) ** share
+        self.first = min(how.memory, max(FIRST, 2 * (how.ahead + how.window)))
         self.updates = 0
         self._begin()
 
@@ -160,6 +163,8 @@ class Learner:
         self.dreams = Dreams(self.world, self.starts, self.how.rows, self.seed + self.updates)
         self.generator = torch.Generator().manual_seed(self.seed + self.updates)
         self.age = torch.zeros(self.how.rows, dtype=torch.long, device=self.world.device)
+        self.left = torch.zeros_like(self.age)  # decisions for which a row's random action is still taken
+        self.other = torch.zeros_like(self.age)
         self.kept = min(self.how.hold, self.how.window)
         shape = tuple(self.world.info.frame_shape)
         self.memory = Memory(self.how.memory, self.how.rows, self.kept, shape, self.world.device)
@@ -167,7 +172,7 @@ class Learner:
     def update(self) -> dict[str, float]:
         """Dreams on for some decisions, and learns from what is remembered."""
         told = self._dream()
-        while self.memory.told < 2 * (self.how.ahead + self.how.window):
+        while self.memory.told < self.first:
             told = self._dream()
         how = self.how
         drawn = self.memory.draw(how.batches * how.batch, how.events, how.window, how.ahead, self.generator)
@@ -180,10 +185,7 @@ class Learner:
         how, dreams, rewards, ends = self.how, self.dreams, [], []
         for _ in range(how.decisions):
             frames, age, begun = dreams.seen[:, -self.kept :], self.age, dreams.begun.clone()
-            chosen = worths(self.network, dreams.seen).argmax(-1)
-            luck = torch.rand(how.rows, generator=self.generator).to(chosen.device)
-            other = torch.randint(self.network.config.num_actions, (how.rows,), generator=self.generator)
-            chosen = torch.where(luck < self.chance, other.to(chosen.device), chosen)
+            chosen = self._explored(worths(self.network, dreams.seen).argmax(-1))
             reward, kept, over = self._hold(chosen)
             late = ~over & (dreams.state.age >= how.horizon)
             step = {"frames": frames, "chosen": chosen, "age": age, "begun": begun, "reward": reward}
@@ -193,6 +195,22 @@ class Learner:
             rewards.append(reward.mean())
             ends.append(over.float().mean())
         return {"reward": float(torch.stack(rewards).mean()), "ends": float(torch.stack(ends).mean())}
+
+    def _explored(self, chosen: Tensor) -> Tensor:
+        """Returns what rows do `[b]`: what they chose, or a random action, which is taken for some decisions."""
+        luck = torch.rand(len(chosen), generator=self.generator).to(chosen.device)
+        other, taken_for = (
+            torch.randint(count, (len(chosen),), generator=self.generator).to(chosen.device)
+            for count in (self.network.config.num_actions, len(TAKEN_FOR))
+        )
+        # So many decisions at random as a chance for each of them would make.
+        mean = sum(TAKEN_FOR) / len(TAKEN_FOR)
+        chance = self.chance / (mean - self.chance * (mean - 1)) if self.updates else torch.ones_like(self.chance)
+        begins = (self.left == 0) & (luck < chance)
+        self.other = torch.where(begins, other, self.other)
+        self.left = torch.where(begins, torch.tensor(TAKEN_FOR, device=chosen.device)[taken_for], self.left)
+        random, self.left = self.left > 0, (self.left - 1).clamp_min(0)
+        return torch.where(random, self.other, chosen)
 
     def _hold(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Holds actions; returns the discounted reward, the discount of what follows, and drawn ends, `[rows]`."""
@@ -214,7 +232,7 @@ class Learner:
             goal = reward + kept * scale * worths(self.asked, following).gather(1, best)[:, 0]
         said = worths(self.network, memory.seen(at, row, self.starts.seen))
         said = said.gather(1, memory.chosen[at % how.memory, row][:, None])[:, 0]
-        loss = (counts * F.smooth_l1_loss(said, goal / scale, reduction="none")).mean()
+        loss = (counts * (said - goal / scale).square()).mean()  # squared: a reward that may come counts by its chance
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)

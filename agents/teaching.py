@@ -152,7 +152,7 @@ def _resume(learner: Learner, out: Path, arguments: dict[str, Any]) -> dict[str,
     except SafetensorError as error:
         raise ValueError(f"expected a whole checkpoint in {out}, found a damaged one ({error}); remove it") from error
     for key, value in json.loads(json.dumps(arguments)).items():
-        if facts.pop(key) != value:
+        if facts.pop(key, None) != value:
             raise ValueError(f"expected out={out} to hold a training with the same {key}; use another out=")
     learner.restore(tensors)
     kept = Agent.load(out).facts if (out / FILE).exists() else facts

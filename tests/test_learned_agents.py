@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
@@ -18,8 +19,9 @@ from worldsim.agents.behaviour_cloning import BehaviourCloning
 from worldsim.agents.dreams import MOMENTS, moments
 from worldsim.agents.evolution import Evolution, Population, SeparableCMA
 from worldsim.agents.imagination import ActorCritic, Imagination, returns
-from worldsim.agents.q_learning import Learner, Memory, QLearning
+from worldsim.agents.q_learning import EVENED, Learner, Memory, QLearning
 from worldsim.cli.agent_eval import play
+from worldsim.cli.compose import compose
 from worldsim.cli.main import main
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.data.shards import acquire_lock
@@ -107,6 +109,23 @@ def test_moments_of_recordings_are_seen_as_they_were_recorded(tmp_path):
     assert seen <= pairs and torch.equal(found.state.latent[:, 0, 0, 0].long(), found.seen[:, -1, 0, 0, 0].long())
     with pytest.raises(ValueError, match="expected data= with the world's actions"):
         moments(FakeWorld(gym.spaces.Discrete(3)), store, 2, 0)
+
+
+def test_half_of_the_moments_come_shortly_before_a_rare_reward_or_an_end(tmp_path):
+    """Of two episodes of 300 steps one pays at step 200 alone, the other ends by itself."""
+    with EpisodeWriter(tmp_path, DatasetInfo("x", SHAPE, SPACE, 15.0)) as writer:
+        for number, paid in enumerate(([200], [])):
+            rewards = np.zeros(300, np.float32)
+            rewards[paid] = 1
+            seen = np.zeros((301, *SHAPE), np.uint8) + (np.arange(301) // 2 % 256).astype(np.uint8)[:, None, None, None]
+            seen[:, 0, 1] = number
+            writer.append(Episode(seen, np.zeros((300, 1)), rewards, number == 1, number == 0, number, "x"))
+    world = FakeWorld()
+    world.prompts = Clip(*[torch.zeros(1, 3, 1)] * 6)
+    last = moments(world, EpisodeStore(tmp_path), 1, 0).seen[:, 0]
+    at, episode = 2 * last[:, 5, 5, 0].long(), last[:, 0, 1, 0]
+    soon = torch.where(episode == 1, (at >= 282) & (at <= 298), (at >= 182) & (at <= 200))
+    assert 0.5 <= soon.float().mean() < 0.6 and 0.3 < (episode[soon] == 1).float().mean() < 0.7
 
 
 @pytest.mark.parametrize("spread", [0.1, 2.0])
@@ -230,8 +249,20 @@ def test_a_memory_draws_what_is_about_to_happen_more_often_and_never_a_cut():
     at, row, counts = draw_(0.5)
     assert not ((row == 1) & (at % 8 == 0)).any() and at.min() >= 1 and at.max() < 60
     drawn_evenly = 4 / (2 * 59 - 7)  # of two rows' decisions 1 to 59, without the cut ones
-    weighed = (counts * ((row == 0) & (at > 36) & (at <= 40))).sum() / counts.sum()
+    even = counts ** (1 / EVENED)
+    weighed = (even * ((row == 0) & (at > 36) & (at <= 40))).sum() / even.sum()
     assert counts.max() == 1 and abs(weighed - drawn_evenly) < 0.005
+
+
+def test_random_actions_are_taken_for_some_decisions_and_as_often_as_a_row_s_chance_says():
+    learner = valuing(FakeWorld(end=0.0), 1, favourite=0, rows=64)[0]
+    learner.chance = torch.full((64,), 0.3)
+    done = torch.stack([learner._explored(torch.zeros(64, dtype=torch.long)) for _ in range(400)])
+    assert abs(float((done > 0).float().mean()) - 0.3 * 3 / 4) < 0.03  # one of four random actions is the chosen one
+    again = (done[1:] == done[:-1])[done[:-1] > 0].float().mean()
+    assert again > 0.7
+    learner.updates = 0
+    assert float((learner._explored(torch.zeros(64, dtype=torch.long)) > 0).float().mean()) > 0.5
 
 
 def learners(world):
@@ -455,7 +486,7 @@ def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, caps
         (["agent", "train", "world=arena", "out=x", "minutes=1", "imagination.rows=0"], "expected rows to be a whole"),
         (
             ["agent", "train", "world=arena", "out=x", "minutes=1", "agent=q_learning", "q_learning.memory=9"],
-            "a memory of at least 22",
+            "a memory of at least 16",
         ),
         (
             ["agent", "train", "world=arena", "out=x", "minutes=1", "imagination.unsure=abc"],
@@ -476,9 +507,22 @@ def test_bad_arguments_are_refused_in_one_sentence(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_world_without_rewards_or_a_folder_without_agent_is_refused(tmp_path, capsys):
+def test_data_without_rewards_or_a_folder_without_agent_is_refused(tmp_path, capsys):
+    info = DatasetInfo("x", SHAPE, SPACE, 15.0, has_rewards=False)
+    with EpisodeWriter(tmp_path / "data", info) as writer:
+        writer.append(Episode(frames(1)[0], np.zeros((2, 1)), None, False, True, None, "x"))
+    data = f"data={tmp_path / 'data'}"
+    assert main(["agent", "train", "world=arena", data, "minutes=1", f"out={tmp_path / 'agent'}"]) == 2
+    assert "expected data= with rewards to learn from" in capsys.readouterr().err
     assert main(["agent", "eval", f"agent={tmp_path}", "game=arena", "out=x"]) == 2
     assert "found no agent.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [Imagination, QLearning, Evolution, BehaviourCloning])
+def test_every_setting_of_an_agent_stands_in_the_configuration(how):
+    blocks = compose("agent_train", ["world=x", "out=x", "minutes=1"])
+    (block,) = (b for b in blocks.values() if getattr(b, "_target_", "").endswith(f".{how.__name__}"))
+    assert {key: value for key, value in block.items() if key != "_target_"} == asdict(how())
 
 
 def test_named_policies_are_judged_too(tmp_path, capsys):

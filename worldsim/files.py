@@ -28,7 +28,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text whole or not at all; makes the folder where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, facts: dict[str, str] | None = None) -> None:
     """Writes a safetensors file whole or not at all, with `facts` in its header."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     with full_disk_is_an_os_error(temporary):
         save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, facts)
     with open(temporary, "rb") as file:

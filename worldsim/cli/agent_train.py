@@ -32,6 +32,8 @@ def main(config: DictConfig) -> int:
     if world.info.action_space is None:
         raise ValueError(f"expected a world with actions, found {world.info.name}, which has none")
     store = None if config.data is None else open_data(config.data)
+    if store is not None and not store.info.has_rewards:
+        raise ValueError(f"expected data= with rewards to learn from, found none in {config.data}")
     out = Path(str(config.out))
     out.mkdir(parents=True, exist_ok=True)
     with acquire_lock(out):

@@ -127,7 +127,7 @@ def check_continues(folder: Path, info: DatasetInfo) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected a folder at {folder}, found a file; choose another out=")
     if not (folder / FACTS).exists():
-        own = {Path(FACTS).with_suffix(".tmp").name, LOCK, SHARDS}  # left by a process killed before it had begun
+        own = {f"{FACTS}.tmp", LOCK, SHARDS}  # left by a process killed before it had begun
         foreign = [path.name for path in folder.iterdir() if path.name not in own] if folder.exists() else []
         if foreign:
             raise ValueError(f"expected a data folder at {folder}, found {min(foreign)}; choose another out=")
