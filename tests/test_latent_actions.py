@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_world import tiny_world
 
 from worldsim import bundle
@@ -20,6 +21,7 @@ from worldsim.cli.main import main
 from worldsim.data.action_files import make_layout, read_actions
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore, EpisodeWriter
 from worldsim.dream.env import WorldModelEnv
+from worldsim.envs import arena
 from worldsim.evaluation.latent import latent_actions, moving
 from worldsim.evaluation.subject import Step
 from worldsim.models.latent_action import FAR, REACH, LatentActionConfig, LatentActions, clusters, perplexity
@@ -30,6 +32,7 @@ from worldsim.pipeline.latent_actions import (
     find_codes,
     labelled,
     lessons,
+    named,
     taught,
     with_latent_actions,
 )
@@ -145,6 +148,26 @@ def test_a_few_labels_say_which_of_two_that_walk_is_meant():
         frames, ways = beside(400, 7)
         told[labels] = information(found.label(torch.from_numpy(frames))[:, 0].long().numpy(), ways)
     assert told[300] > 0.8 > told[0] + 0.3
+
+
+@pytest.mark.slow
+def test_a_thousand_labels_name_the_arena_s_actions(tmp_path):
+    """In nine steps of ten that move the agent it is named where it goes, on each axis on which nothing stops it."""
+    for name, frames, seed in (("data", 20_000, 0), ("test", 2_000, 900_000)):
+        facts = [f"frames={frames}", f"seed={seed}", f"out={tmp_path / name}"]
+        assert main(["record", "game=arena", "policy=mix", *facts]) == 0
+    how = ["preset=pixel", "minutes=8", "actions=latent", "labels=1000", "stage=codec"]
+    assert main(["train", f"data={tmp_path / 'data'}", f"out={tmp_path / 'run'}", *how]) == 0
+    store, table = EpisodeStore(tmp_path / "test"), np.array(arena.Arena.metadata["discrete_table"])
+    found = LatentActions(LatentActionConfig((64, 64, 3), codes=len(table), completes=True))
+    found.load_state_dict(load_file(tmp_path / "run" / "actions" / "final.safetensors"))
+    ways = np.stack((table[:, 3] - table[:, 2], table[:, 1] - table[:, 0]), 1)
+    right: list[bool] = []
+    for index in range(len(store)):
+        places = np.array([arena.decode(frame)["agent"] for frame in store.observations(index)])
+        went, said = np.diff(places, axis=0) // 2, ways[named(found.eval(), store, index)[:, 0].astype(int)]
+        right += [((a == b) | (a == 0)).all() for a, b in zip(went, said, strict=True) if a.any()]
+    assert len(right) > 200 and np.mean(right) > 0.9
 
 
 def test_both_frames_are_shifted_alike():
