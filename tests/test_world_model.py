@@ -158,6 +158,14 @@ def part(text, name):
     return text["parts"][name]["config"]
 
 
+def test_latent_actions_of_an_older_format_are_refused(tmp_path):
+    folder = bundle.save(tiny_world(latent={"codes": 4}), tmp_path / "world")
+    assert bundle.load(folder).latent is not None
+    edit(folder, lambda text: text.update(format_version=3))
+    with pytest.raises(ValueError, match="expected latent actions of format version 4, found older ones"):
+        bundle.load(folder)
+
+
 def test_a_world_of_format_version_1_is_read_but_not_one_with_a_warp_in_its_backbone(tmp_path):
     world = tiny_world()
     folder = bundle.save(world, tmp_path / "world")

@@ -48,7 +48,7 @@ from worldsim.models.unet import UNet, UNetConfig
 from worldsim.types import Clip, Forecaster, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 PROMPT = [field.name for field in fields(Clip) if field.name not in ("frames", "varies")]  # what is kept of a clip
 WORLDS = Path(__file__).parent / "worlds"
 MODULES = {
@@ -232,6 +232,8 @@ def _build(
         forecaster = LastFrame() if described is None else _module(described)
         if isinstance(forecaster, NextFrame):
             forecaster.see_through(autoencoder)
+        if parts.get("latent") and text["format_version"] < 4:
+            raise ValueError("expected latent actions of format version 4, found older ones; train the world again")
         latent = _module(parts["latent"]) if parts.get("latent") else None
     process, prediction = (_value(parts[name]) for name in ("process", "prediction"))
     denoiser = Denoiser(backbone, autoencoder.bound, process, prediction, forecaster)
