@@ -20,6 +20,7 @@ from worldsim.types import Stream, map_rows
 BACKBONES = {
     "conv": conv_backbone,
     "conv, told more": partial(conv_backbone, told=5),
+    "conv, with older frames": partial(conv_backbone, older=(5, 8)),
     "unet": unet_backbone,
     "unet, told more": partial(unet_backbone, told=5),
     "unet, moving": partial(unet_backbone, (3, 2, 2), moved=1),

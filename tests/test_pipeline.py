@@ -23,7 +23,7 @@ from worldsim.dream.env import WorldModelEnv
 from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.subject import Step
 from worldsim.models.autoencoder import ConvAutoencoderConfig
-from worldsim.models.conv import ConvBackboneConfig
+from worldsim.models.conv import ConvBackbone, ConvBackboneConfig
 from worldsim.models.denoiser import Denoiser
 from worldsim.models.folded import FoldedPixels, FoldedPixelsConfig
 from worldsim.models.forecast import MotionConfig
@@ -243,6 +243,25 @@ def test_a_world_without_drafts_begins_one_with_them_that_says_the_same(tmp_path
     )
     more = replace(run(tmp_path, preset=drafting), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
     assert train_world(more).denoiser.drafts and not world.denoiser.drafts
+
+
+def test_a_world_that_sees_no_older_frames_begins_one_that_does_and_says_the_same(tmp_path):
+    world = train_world(run(tmp_path))
+    longer = replace(TINY, backbone=partial(TINY.backbone, older=(4, 6)), clip_length=8)
+    shape, width = world.autoencoder.latent_shape, world.action_codec.width
+    model = Denoiser(ConvBackbone(longer.backbone(latent_shape=shape, action_width=width)), world.denoiser.bound)
+    _begin_from(world, model, "it")
+    action, said = world.prompts.action[:2, 0], []
+    for denoiser in (world.denoiser, model):
+        context = denoiser.start(2)
+        for index in range(7):
+            x = torch.full((2, *shape), index / 7)
+            context = denoiser.commit(x, torch.zeros(2), torch.zeros_like(x), action, context)
+        noise = torch.ones(2, *shape)
+        said.append(denoiser.sample(EulerSampler(2), action, context, lambda index, noise=noise: noise)[0])
+    torch.testing.assert_close(*said)
+    more = replace(run(tmp_path, preset=longer), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
+    assert train_world(more).denoiser.backbone.config.ages[-1] == 6
 
 
 def test_a_world_that_is_trained_on_keeps_its_codec(tmp_path):

@@ -36,8 +36,8 @@ def shake(module, seed=0):
     return module
 
 
-def conv_backbone(latent_shape=(4, 2, 2), action_width=5, told=0):
-    sizes = {"window": WINDOW, "width": 16, "depth": 1, "condition_width": 16}
+def conv_backbone(latent_shape=(4, 2, 2), action_width=5, told=0, older=()):
+    sizes = {"window": WINDOW, "width": 16, "depth": 1, "condition_width": 16, "older": older}
     return ConvBackbone(ConvBackboneConfig(latent_shape, action_width, **sizes, told=told))
 
 

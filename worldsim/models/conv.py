@@ -7,6 +7,7 @@ Leaves out memory beyond its window, down- and upsampling (latents are 8x8 alrea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ LEVEL_FEATURES = 32
 
 @dataclass(frozen=True)
 class ConvBackboneConfig:
-    """Sizes of a `ConvBackbone`; `window` is the number of past frames it sees."""
+    """Sizes of a `ConvBackbone`, which sees the last `window` frames, and of those before the ones of ages `older`."""
 
     latent_shape: tuple[int, int, int]
     action_width: int
@@ -31,10 +32,18 @@ class ConvBackboneConfig:
     depth: int = 6
     condition_width: int = 256
     told: int = 0  # channels beside the latents, of what a forecaster says
+    older: tuple[int, ...] = ()  # the frame before has age 1
 
     def __post_init__(self):
         if self.window < 1:
             raise ValueError(f"expected a window of at least 1 past frame, found {self.window}")
+        if any(older <= newer for newer, older in pairwise((self.window, *self.older))):
+            raise ValueError(f"expected older= frames of growing ages above window={self.window}, found {self.older}")
+
+    @property
+    def ages(self) -> tuple[int, ...]:
+        """The ages of all frames that it sees, the newest first."""
+        return (*range(1, self.window + 1), *self.older)
 
 
 class ConvBackbone(nn.Module):
@@ -50,10 +59,10 @@ class ConvBackbone(nn.Module):
         # One projection each: among a hundred inputs of one linear layer, the action's few would be learned last.
         self.embed_action = nn.Linear(config.action_width, config.condition_width)
         self.embed_levels = nn.Linear(2 * LEVEL_FEATURES, config.condition_width)
-        self.embed_past = nn.Linear(config.window * (config.action_width + 2), config.condition_width)
+        self.embed_past = nn.Linear(len(config.ages) * (config.action_width + 2), config.condition_width)
         self.condition = nn.Sequential(nn.SiLU(), nn.Linear(config.condition_width, config.condition_width), nn.SiLU())
         size = 1 if config.told > c else 3  # a frame that was moved, told with what it leaves open, is in place already
-        inputs = (config.window + 1) * c + config.told
+        inputs = (len(config.ages) + 1) * c + config.told
         self.stem = nn.Conv2d(inputs, config.width, size, padding=size // 2)
         # Where a position is: latents need not say, as the codec keeps what never changes to itself.
         self.position = nn.Parameter(torch.zeros(config.width, h, w))
@@ -68,19 +77,19 @@ class ConvBackbone(nn.Module):
         goal = torch.zeros_like(target.level) if target.target_level is None else target.target_level
         parts = (target.latents, target.level, goal, target.action)
         x, level, goal, action = (rearrange(part, "b n ... -> (n b) ...") for part in parts)
-        out, features = self.read(x, level, goal, action, Stack.before(history, n, self.config.window))
+        out, features = self.read(x, level, goal, action, Stack.before(history, n, self.config.ages[-1]))
         return rearrange(out, "(n b) ... -> b n ...", n=n), rearrange(features, "(n b) ... -> b n ...", n=n)
 
     def start(self, rows: int) -> Stack:
         """Returns an empty history for `rows` rows."""
         like = self.stem.weight.new_zeros(rows, *self.config.latent_shape)
-        return Stack.empty(like, self.config.window, self.config.action_width)
+        return Stack.empty(like, self.config.ages[-1], self.config.action_width)
 
     def read(
         self, x: Tensor, level: Tensor, target_level: Tensor, action: Tensor, context: Stack
     ) -> tuple[Tensor, Tensor]:
         """Returns the output `[b c h w]` and features `[b d h w]` for one frame; see `types.Backbone`."""
-        past, facts = context.seen()
+        past, facts = context.seen(self.config.ages)
         levels = torch.cat((level_features(level), level_features(target_level)), -1).to(x.dtype)
         condition = self.condition(self.embed_action(action) + self.embed_levels(levels) + self.embed_past(facts))
         h = self.stem(torch.cat((x, past), 1)) + self.position

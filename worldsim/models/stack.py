@@ -6,7 +6,9 @@ Leaves out what they make of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -54,12 +56,24 @@ class Stack(Rows):
         """Returns the newest frame `[b c h w]`, zeros where there is none."""
         return self.latents[:, 0] * self.valid[:, 0, None, None, None].to(self.latents.dtype)
 
-    def seen(self) -> tuple[Tensor, Tensor]:
-        """Returns past latents `[b window*c h w]`, zeros for missing ones, and facts `[b window*(2+a)]`."""
-        valid = self.valid.to(self.latents.dtype)
-        level = torch.where(self.valid, self.level, torch.ones_like(self.level))
-        facts = torch.cat((level[..., None], valid[..., None], self.action * valid[..., None]), -1)
-        return (self.latents * valid[:, :, None, None, None]).flatten(1, 2), facts.flatten(1)
+    def seen(self, ages: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Returns past latents `[b n*c h w]`, zeros for missing ones, and facts `[b n*(2+a)]`.
+
+        `ages` are those of the n frames to see, growing from 1 (None: all); an action is then the mean of those since
+        the next newer of them.
+        """
+        latents, level, action, valid = self.latents, self.level, self._known_actions(), self.valid
+        if ages is not None and len(ages) < valid.shape[1]:
+            chosen = torch.tensor(ages, device=valid.device) - 1
+            action = torch.stack([action[:, a:b].mean(1) for a, b in pairwise((0, *ages))], 1)
+            latents, level, valid = (x.index_select(1, chosen) for x in (latents, level, valid))
+        weight = valid.to(latents.dtype)
+        level = torch.where(valid, level, torch.ones_like(level))
+        facts = torch.cat((level[..., None], weight[..., None], action), -1)
+        return (latents * weight[:, :, None, None, None]).flatten(1, 2), facts.flatten(1)
+
+    def _known_actions(self) -> Tensor:
+        return self.action * self.valid[..., None].to(self.action.dtype)
 
 
 def _window(x: Tensor, position: int, window: int) -> Tensor:

@@ -7,6 +7,7 @@ Leaves out the history's own denoising loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -140,12 +141,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
         x = start(teacher.process, noise)
         if config.resampled_level < 1:
             x = add_noise(teacher.process, forecast.residual(frame.latents), noise, levels[0])
-        draft = None
-        for level, further in pairwise(levels):
-            sample, _ = teacher(history, Stream(x, level, frame.action, frame.valid, further, draft=draft), forecast)
-            draft = teacher.clamp(sample) if teacher.drafts else None
-            x = euler_step(teacher.process, x, forecast.residual(teacher.clamp(sample)), level, further)
-        sample = teacher.clamp(forecast.latent(x, teacher.forecaster.followed))
+        sample, _ = dreamed(teacher, history, frame.action, frame.valid, forecast, x, levels)
         made = torch.where(expand(frame.valid, sample), sample, frame.latents)
         parts = (own.latents[:, :position], made, own.latents[:, position + 1 :])
         own = replace(own, latents=torch.cat(parts, 1))
@@ -153,6 +149,21 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
             parts = (own.frames[:, :position], teacher.forecaster.look(made), own.frames[:, position + 1 :])
             own = replace(own, frames=torch.cat(parts, 1))
     return map_rows(lambda mine, all_: torch.cat((mine, all_[rows:])), own, clip)
+
+
+def dreamed(
+    denoiser, history: Stream, action: Tensor, valid: Tensor, forecast: Forecast, x: Tensor, levels: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Returns the frames `[b 1 c h w]` that steps through `levels` (`[b 1]` each) make of noise, as in play.
+
+    Also the features of the last evaluation, `[b 1 d h w]`.
+    """
+    draft, features = None, x
+    for level, further in pairwise(levels):
+        sample, features = denoiser(history, Stream(x, level, action, valid, further, draft=draft), forecast)
+        draft = denoiser.clamp(sample) if denoiser.drafts else None
+        x = euler_step(denoiser.process, x, forecast.residual(denoiser.clamp(sample)), level, further)
+    return denoiser.clamp(forecast.latent(x, denoiser.forecaster.followed)), features
 
 
 DECIDING = (0.3, 0.8)  # noise levels where it is decided whether and where a thing is

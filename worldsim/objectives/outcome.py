@@ -14,10 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.data.clips import parts
-from worldsim.diffusion.process import add_noise
+from worldsim.diffusion.process import start
 from worldsim.models.outcome import OutcomeDistribution, two_hot
-from worldsim.objectives.denoising import DenoisingConfig, Draws, drafted, faulty_history, noisy_history
-from worldsim.types import Clip, Loss, Stream
+from worldsim.objectives.denoising import (
+    DenoisingConfig,
+    Draws,
+    dreamed,
+    faulty_history,
+    noisy_history,
+    resample_history,
+)
+from worldsim.types import Clip, Loss, map_rows
 
 
 @dataclass(frozen=True)
@@ -41,26 +48,25 @@ def outcome_loss(
     steps: int = 4,
     generator: torch.Generator,
 ) -> Loss:
-    """Returns the loss on the last frame of a clip `[b t …]`, on the features that the last sampling step would see.
+    """Returns the loss on the last frame of a clip `[b t …]`, on the features of what the denoiser makes of it.
 
-    A sampler takes 1, 2, 4, … or `steps` steps.
+    As in play that comes from noise in 1, 2, 4, … or `steps` steps. The real frame would tell too much: where one that
+    ends an episode repeats the frame before, say, a dream seldom freezes, and its end would be missed.
 
     With `rarity` the clip is an `EventSampler`'s. Reward then learns from its first two parts and termination from the
     first and the third, with the log-odds added by which either is likelier there: what the heads say stays what the
     data says (logit adjustment, Menon et al. 2021). Where rewards share bins, other ones weigh less instead.
     """
     draw = Draws(clip.latents, generator)
-    history = noisy_history(_faulty(clip, config, draw), config, draw)
+    history = noisy_history(_unsound(denoiser, clip, config, draw, steps), config, draw)
     last, action = clip.latents[:, -1:], clip.action[:, -1:]
-    levels = torch.tensor([1 / k for k in (1, 2, 4, 8) if k < steps] + [1 / steps], device=last.device)
-    level = levels[(draw.uniform(len(last), 1) * len(levels)).long()]
+    counts = [*(k for k in (1, 2, 4, 8) if k < steps), steps]
+    count = counts[int(draw.uniform(1) * len(counts))]
     with torch.no_grad():
         forecast = denoiser.forecaster.foresee(history, action)
-        residual, noise = forecast.residual(last), draw.normal(last.shape)
-        noisy = add_noise(denoiser.process, residual, noise, level)
-        target = Stream(noisy, level, action, clip.valid[:, -1:], torch.zeros_like(level))
-        told = drafted(denoiser, history, target, forecast, residual, noise, draw, share=1.0)
-        _, features = denoiser(history, told, forecast)
+        levels = [last.new_full((len(last), 1), i / count) for i in range(count, -1, -1)]
+        noise = start(denoiser.process, draw.normal(last.shape))
+        _, features = dreamed(denoiser, history, action, clip.valid[:, -1:], forecast, noise, levels)
     distribution = outcome(features[:, 0], action[:, 0])
     known = clip.known[:, -1].float()
     of_reward, of_end = known, known
@@ -74,15 +80,18 @@ def outcome_loss(
     return Loss(reward + end, {"reward": reward.detach(), "end": end.detach()})
 
 
-def _faulty(clip: Clip, config: DenoisingConfig, draw: Draws) -> Clip:
-    """Returns the clip with faults in some rows' histories, of every part alike: what is missing is no sign of an end.
+def _unsound(denoiser, clip: Clip, config: DenoisingConfig, draw: Draws, steps: int) -> Clip:
+    """Returns the clip with histories as dreams have them, in rows of every part alike.
 
-    In recordings it is: only a thing that touches another hides it. In dreams things are missing at other times too.
+    Some rows' newest frames are the denoiser's own, others' have faults: what is missing is no sign of an end. In
+    recordings it is: only a thing that touches another hides it. In dreams things are missing at other times too.
     """
-    if not config.faulty_share:
-        return clip
     order = draw.uniform(len(clip.valid)).argsort()
-    return faulty_history(clip.select(order), config, draw).select(order.argsort())
+    clip = clip.select(order)
+    if config.resampled_frames:
+        clip = resample_history(denoiser, clip, config, draw, steps)
+        clip = map_rows(lambda x: x[:, config.resampled_frames :], clip)  # what came before is for these alone
+    return faulty_history(clip, config, draw).select(order.argsort())
 
 
 def _adjusted(

@@ -69,7 +69,7 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
     """Gives a denoiser a world's weights. Raises ValueError, in one sentence, where sizes or codec differ.
 
     A world that keeps the last frame gives them to one that is told a forecast, too: that one says at first what it is
-    told, and learns anew what to add. One without drafts gives them to one with.
+    told, and learns anew what to add. One without drafts, or that sees no older frames, gives them to one with.
     """
     begun, told = dict(world.denoiser.state_dict()), model.backbone.config.told
     mine, theirs = (
@@ -84,6 +84,12 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
     if model.drafts and not world.denoiser.drafts:
         mine = (json.dumps(asdict(replace(model.backbone.config, drafts=False))), *mine[1:])
         begun |= {k: v for k, v in model.state_dict().items() if k.startswith("backbone.embed_draft.")}
+    if getattr(model.backbone.config, "older", ()) and not getattr(world.denoiser.backbone.config, "older", ()):
+        mine = (json.dumps(asdict(replace(model.backbone.config, older=(), told=0))), *mine[1:])
+        for part in ("backbone.stem.weight", "backbone.embed_past.weight"):  # the oldest come last in both
+            grown = torch.zeros_like(model.state_dict()[part])
+            grown[:, : begun[part].shape[1]] = begun[part]
+            begun[part] = grown
     for expected, found in zip(mine, theirs, strict=True):
         if expected != found:
             raise ValueError(f"expected begin_from={name} to be a world of {expected}, found {found}; use its preset")

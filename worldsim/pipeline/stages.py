@@ -69,7 +69,8 @@ def _check_sizes(run: Run) -> None:
             f"expected a codec whose positions are {DOWNSAMPLING} pixels wide where the next frame is foreseen, found "
             f"{codec}; leave the forecaster out"
         )
-    window, own = max(network.window for network in networks), preset.denoising.resampled_frames
+    window = max(getattr(network, "ages", (network.window,))[-1] for network in networks)
+    own = preset.denoising.resampled_frames
     if not window + own < preset.clip_length > preset.denoising.num_targets:
         raise ValueError(
             f"expected clip_length above window={window}{f' and resampled_frames={own} together' if own else ''} and "
