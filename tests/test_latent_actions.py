@@ -532,7 +532,11 @@ def test_a_world_that_is_trained_on_keeps_what_its_latent_actions_mean(tmp_path)
         run.latent = partial(LatentActionConfig, codes=5 if other else 4, width=8)
         with pytest.raises(ValueError, match="to be a world with latent actions of the same sizes"):
             _begun(run)
-    run.latent, run.begun = None, begun
+    run.latent, run.begun, run.labels = partial(LatentActionConfig, codes=4, width=8), begun, 100
+    run.store.info.action_space = gym.spaces.Discrete(4)
+    with pytest.raises(ValueError, match="with the game's own actions, as labels teach them"):
+        _begun(run)
+    run.latent = None
     with pytest.raises(ValueError, match="expected actions=latent with begin_from=old"):
         with_latent_actions(run)
 

@@ -50,7 +50,14 @@ def _begun(run: Run) -> LatentActions | None:
 
     Raises ValueError, in one sentence, where that world has others. Where labels teach they are the game's own.
     """
-    if run.begun is None or sizes_of(run).completes:
+    if run.begun is None:
+        return None
+    if sizes_of(run).completes:
+        if run.begun.takes_latent_actions:
+            raise ValueError(
+                f"expected begin_from={run.begin_from} to be a world with the game's own actions, as labels teach them, "
+                "found latent ones; leave begin_from out"
+            )
         return None
     latent = run.begun.latent if run.begun.takes_latent_actions else None
     if latent is None or json.dumps(asdict(latent.config)) != json.dumps(asdict(sizes_of(run))):
