@@ -533,7 +533,6 @@ def test_a_world_that_is_trained_on_keeps_what_its_latent_actions_mean(tmp_path)
         with pytest.raises(ValueError, match="to be a world with latent actions of the same sizes"):
             _begun(run)
     run.latent, run.begun, run.labels = partial(LatentActionConfig, codes=4, width=8), begun, 100
-    run.store.info.action_space = gym.spaces.Discrete(4)
     with pytest.raises(ValueError, match="with the game's own actions, as labels teach them"):
         _begun(run)
     run.latent = None

@@ -52,7 +52,7 @@ def _begun(run: Run) -> LatentActions | None:
     """
     if run.begun is None:
         return None
-    if sizes_of(run).completes:
+    if run.store.mixed or run.labels:  # then the game's own actions are what all steps get
         if run.begun.takes_latent_actions:
             raise ValueError(
                 f"expected begin_from={run.begin_from} to be a world with the game's own actions, as labels teach them, "
