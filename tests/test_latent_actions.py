@@ -533,7 +533,7 @@ def test_a_world_that_is_trained_on_keeps_what_its_latent_actions_mean(tmp_path)
         with pytest.raises(ValueError, match="to be a world with latent actions of the same sizes"):
             _begun(run)
     run.latent, run.begun, run.labels = partial(LatentActionConfig, codes=4, width=8), begun, 100
-    with pytest.raises(ValueError, match="with the game's own actions, as labels teach them"):
+    with pytest.raises(ValueError, match="with the game's own actions, as labels teach"):
         _begun(run)
     run.latent = None
     with pytest.raises(ValueError, match="expected actions=latent with begin_from=old"):

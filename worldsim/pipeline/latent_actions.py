@@ -55,8 +55,8 @@ def _begun(run: Run) -> LatentActions | None:
     if run.store.mixed or run.labels:  # then the game's own actions are what all steps get
         if run.begun.takes_latent_actions:
             raise ValueError(
-                f"expected begin_from={run.begin_from} to be a world with the game's own actions, as labels teach them, "
-                "found latent ones; leave begin_from out"
+                f"expected begin_from={run.begin_from} to be a world with the game's own actions, as labels teach "
+                "them, found latent ones; leave begin_from out"
             )
         return None
     latent = run.begun.latent if run.begun.takes_latent_actions else None
