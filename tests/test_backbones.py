@@ -14,6 +14,7 @@ from tiny_world import (
     unet_backbone,
 )
 
+from worldsim.models.stack import Stack
 from worldsim.models.unet import FLOWS, Mover
 from worldsim.types import Stream, map_rows
 
@@ -170,3 +171,14 @@ def test_channels_that_are_no_squares_of_pixels_cannot_be_moved():
         unet_backbone(latent_shape=(24, 4, 4), moved=2)
     with pytest.raises(ValueError, match="expected latents that are squares of -1x-1"):
         unet_backbone(moved=-1)
+
+
+def test_older_frames_are_seen_at_their_ages_with_the_mean_action_since_the_next_newer():
+    stack = Stack.empty(torch.zeros(1, 1, 1, 1), 6, 1)
+    for number in range(1, 8):  # the newest is 7, of age 1
+        stack = stack.push(*(torch.full(shape, float(number)) for shape in ((1, 1, 1, 1), (1,), (1, 1))))
+    latents, facts = stack.seen((1, 2, 4, 6))
+    assert latents.flatten().tolist() == [7, 6, 4, 2]
+    assert facts.reshape(4, 3).tolist() == [[7, 1, 7], [6, 1, 6], [4, 1, 4.5], [2, 1, 2.5]]  # level, valid, action
+    with pytest.raises(ValueError, match="older= frames of growing ages above window=3"):
+        conv_backbone(older=(3, 5))

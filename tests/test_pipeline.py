@@ -251,15 +251,18 @@ def test_a_world_that_sees_no_older_frames_begins_one_that_does_and_says_the_sam
     shape, width = world.autoencoder.latent_shape, world.action_codec.width
     model = Denoiser(ConvBackbone(longer.backbone(latent_shape=shape, action_width=width)), world.denoiser.bound)
     _begin_from(world, model, "it")
-    action, said = world.prompts.action[:2, 0], []
+    action, said, history = world.prompts.action[:2, 0], [], torch.rand(7, *world.prompts.action[:2, 0].shape)
     for denoiser in (world.denoiser, model):
         context = denoiser.start(2)
         for index in range(7):
             x = torch.full((2, *shape), index / 7)
-            context = denoiser.commit(x, torch.zeros(2), torch.zeros_like(x), action, context)
+            context = denoiser.commit(x, torch.full((2,), index / 9), torch.zeros_like(x), history[index], context)
         noise = torch.ones(2, *shape)
         said.append(denoiser.sample(EulerSampler(2), action, context, lambda index, noise=noise: noise)[0])
     torch.testing.assert_close(*said)
+    other = Denoiser(ConvBackbone(replace(model.backbone.config, width=8)), world.denoiser.bound)
+    with pytest.raises(ValueError, match=r"expected begin_from=it to be a world of .*; use its preset"):
+        _begin_from(world, other, "it")
     more = replace(run(tmp_path, preset=longer), folder=tmp_path / "more", begin_from=str(tmp_path / "run" / "world"))
     assert train_world(more).denoiser.backbone.config.ages[-1] == 6
 

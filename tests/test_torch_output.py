@@ -1,6 +1,7 @@
 """Tensors in, tensors out: the same dream as NumPy's, and a step that never looks at the host."""
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_an_ended_row_that_is_not_reset_dreams_on():
 
 @pytest.mark.gpu
 @MODES
-@pytest.mark.parametrize("backbone", [conv_backbone, transformer_backbone])
+@pytest.mark.parametrize("backbone", [conv_backbone, partial(conv_backbone, older=(5, 8)), transformer_backbone])
 def test_on_a_gpu_a_step_never_waits(tmp_path, backbone, mode):
     folder = bundle.save(tiny_world(backbone), tmp_path / "world")
     envs = WorldModelVectorEnv(folder, 4, device="cuda", output="torch", autoreset_mode=mode, max_episode_steps=3)

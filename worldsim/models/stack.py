@@ -64,9 +64,8 @@ class Stack(Rows):
         """
         latents, level, action, valid = self.latents, self.level, self._known_actions(), self.valid
         if ages is not None and len(ages) < valid.shape[1]:
-            chosen = torch.tensor(ages, device=valid.device) - 1
             action = torch.stack([action[:, a:b].mean(1) for a, b in pairwise((0, *ages))], 1)
-            latents, level, valid = (x.index_select(1, chosen) for x in (latents, level, valid))
+            latents, level, valid = (torch.stack([x[:, age - 1] for age in ages], 1) for x in (latents, level, valid))
         weight = valid.to(latents.dtype)
         level = torch.where(valid, level, torch.ones_like(level))
         facts = torch.cat((level[..., None], weight[..., None], action), -1)

@@ -58,10 +58,10 @@ def outcome_loss(
     data says (logit adjustment, Menon et al. 2021). Where rewards share bins, other ones weigh less instead.
     """
     draw = Draws(clip.latents, generator)
-    history = noisy_history(_unsound(denoiser, clip, config, draw, steps), config, draw)
-    last, action = clip.latents[:, -1:], clip.action[:, -1:]
     counts = [*(k for k in (1, 2, 4, 8) if k < steps), steps]
     count = counts[int(draw.uniform(1) * len(counts))]
+    history = noisy_history(_unsound(denoiser, clip, config, draw, count), config, draw)
+    last, action = clip.latents[:, -1:], clip.action[:, -1:]
     with torch.no_grad():
         forecast = denoiser.forecaster.foresee(history, action)
         levels = [last.new_full((len(last), 1), i / count) for i in range(count, -1, -1)]

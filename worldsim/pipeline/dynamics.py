@@ -71,26 +71,29 @@ def _begin_from(world: WorldModel, model: Denoiser, name: str) -> None:
     A world that keeps the last frame gives them to one that is told a forecast, too: that one says at first what it is
     told, and learns anew what to add. One without drafts, or that sees no older frames, gives them to one with.
     """
-    begun, told = dict(world.denoiser.state_dict()), model.backbone.config.told
-    mine, theirs = (
-        (json.dumps(asdict(x.backbone.config)), str((x.process, x.prediction)), x.bound.tolist())
-        for x in (model, world.denoiser)
-    )
+    begun, config = dict(world.denoiser.state_dict()), model.backbone.config
+    told = config.told
     if newly_told(model.forecaster, world.denoiser):
-        mine = (json.dumps(asdict(replace(model.backbone.config, told=0))), *mine[1:])
+        config = replace(config, told=0)
         stem, c = begun["backbone.stem.weight"], len(model.bound[0])
         begun["backbone.stem.weight"] = torch.cat((stem[:, :c], stem.new_zeros(len(stem), told, 3, 3), stem[:, c:]), 1)
         begun |= {k: v for k, v in model.state_dict().items() if k.startswith(("forecaster.", "backbone.head."))}
     if model.drafts and not world.denoiser.drafts:
-        mine = (json.dumps(asdict(replace(model.backbone.config, drafts=False))), *mine[1:])
+        config = replace(config, drafts=False)
         begun |= {k: v for k, v in model.state_dict().items() if k.startswith("backbone.embed_draft.")}
-    if getattr(model.backbone.config, "older", ()) and not getattr(world.denoiser.backbone.config, "older", ()):
-        mine = (json.dumps(asdict(replace(model.backbone.config, older=(), told=0))), *mine[1:])
+    grows = bool(getattr(config, "older", ()) and not getattr(world.denoiser.backbone.config, "older", ()))
+    if grows:
+        config = replace(config, older=())
+    mine, theirs = (
+        (json.dumps(asdict(sizes)), str((x.process, x.prediction)), x.bound.tolist())
+        for sizes, x in ((config, model), (world.denoiser.backbone.config, world.denoiser))
+    )
+    for expected, found in zip(mine, theirs, strict=True):
+        if expected != found:
+            raise ValueError(f"expected begin_from={name} to be a world of {expected}, found {found}; use its preset")
+    if grows:
         for part in ("backbone.stem.weight", "backbone.embed_past.weight"):  # the oldest come last in both
             grown = torch.zeros_like(model.state_dict()[part])
             grown[:, : begun[part].shape[1]] = begun[part]
             begun[part] = grown
-    for expected, found in zip(mine, theirs, strict=True):
-        if expected != found:
-            raise ValueError(f"expected begin_from={name} to be a world of {expected}, found {found}; use its preset")
     model.load_state_dict(begun)
