@@ -498,7 +498,7 @@ def test_faulty_histories_are_learned_from_where_it_is_decided_what_is_there():
     assert len(faulty) == 8 and (low <= faulty).all() and (faulty <= high).all()
 
 
-def test_outcomes_are_learned_from_own_and_faulty_histories_too_of_every_part_alike(monkeypatch):
+def test_outcomes_are_learned_from_faulty_histories_too_of_every_part_alike(monkeypatch):
     seen = []
 
     def noisy(clip, config, draw):
@@ -508,16 +508,13 @@ def test_outcomes_are_learned_from_own_and_faulty_histories_too_of_every_part_al
     monkeypatch.setattr("worldsim.objectives.outcome.noisy_history", noisy)
     clip, model = random_clip(16, 5, LATENT, CODEC), denoiser()
     outcome = OutcomeModel(OutcomeConfig(model.backbone.feature_width, CODEC.width))
-    faulty, own = DenoisingConfig(faulty_share=0.5), DenoisingConfig(resampled_frames=1, resampled_share=0.25)
-    for seed in range(60):
-        outcome_loss(outcome, model, clip, own if seed % 2 else faulty, generator=generator(seed))
-    for some, least, most in ((seen[::2], 3, 8), (seen[1::2], 4, 4)):  # crowded frames have no room for more faults
-        given = map_rows(lambda x: x[:, -len(some[0].valid[0]) :], clip)  # noqa: B023
-        changed = torch.stack([(x.latents != given.latents).flatten(1).any(1) for x in some]).float()
-        for x in some:
-            assert torch.equal(x.latents[:, -1], given.latents[:, -1]) and torch.equal(x.reward, given.reward)
-        assert (changed.sum(1) <= most).all() and changed.sum(1).mean() >= least
-        assert (changed.mean(0) > 0.05).all()  # the first as well as the last, whatever they were drawn for
+    config = DenoisingConfig(faulty_share=0.5)
+    for seed in range(30):
+        outcome_loss(outcome, model, clip, config, generator=generator(seed))
+    changed = torch.stack([(x.latents != clip.latents).flatten(1).any(1) for x in seen]).float()
+    assert all(torch.equal(x.latents[:, -1], clip.latents[:, -1]) and torch.equal(x.reward, clip.reward) for x in seen)
+    assert (changed.sum(1) <= 8).all() and changed.sum(1).mean() > 3  # crowded frames have no room for more
+    assert (changed.mean(0) > 0.1).all()  # the first as well as the last, whatever they were drawn for
 
 
 def test_an_outcome_is_read_from_the_frame_that_is_dreamed_and_not_from_the_real_one():

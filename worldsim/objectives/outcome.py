@@ -22,9 +22,8 @@ from worldsim.objectives.denoising import (
     dreamed,
     faulty_history,
     noisy_history,
-    resample_history,
 )
-from worldsim.types import Clip, Loss, map_rows
+from worldsim.types import Clip, Loss
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def outcome_loss(
     draw = Draws(clip.latents, generator)
     counts = [*(k for k in (1, 2, 4, 8) if k < steps), steps]
     count = counts[int(draw.uniform(1) * len(counts))]
-    history = noisy_history(_unsound(denoiser, clip, config, draw, count), config, draw)
+    history = noisy_history(_faulty(clip, config, draw), config, draw)
     last, action = clip.latents[:, -1:], clip.action[:, -1:]
     with torch.no_grad():
         forecast = denoiser.forecaster.foresee(history, action)
@@ -80,18 +79,15 @@ def outcome_loss(
     return Loss(reward + end, {"reward": reward.detach(), "end": end.detach()})
 
 
-def _unsound(denoiser, clip: Clip, config: DenoisingConfig, draw: Draws, steps: int) -> Clip:
-    """Returns the clip with histories as dreams have them, in rows of every part alike.
+def _faulty(clip: Clip, config: DenoisingConfig, draw: Draws) -> Clip:
+    """Returns the clip with faults in some rows' histories, of every part alike: what is missing is no sign of an end.
 
-    Some rows' newest frames are the denoiser's own, others' have faults: what is missing is no sign of an end. In
-    recordings it is: only a thing that touches another hides it. In dreams things are missing at other times too.
+    In recordings it is: only a thing that touches another hides it. In dreams things are missing at other times too.
     """
+    if not config.faulty_share:
+        return clip
     order = draw.uniform(len(clip.valid)).argsort()
-    clip = clip.select(order)
-    if config.resampled_frames:
-        clip = resample_history(denoiser, clip, config, draw, steps)
-        clip = map_rows(lambda x: x[:, config.resampled_frames :], clip)  # what came before is for these alone
-    return faulty_history(clip, config, draw).select(order.argsort())
+    return faulty_history(clip.select(order), config, draw).select(order.argsort())
 
 
 def _adjusted(
