@@ -1,7 +1,7 @@
 """The stacked-latent convolutional backbone: a residual network over the last frames' latents, all at one resolution.
 
 Here as the default on two cores: it learns textured motion in minutes where a small transformer does not.
-Leaves out memory beyond its window, down- and upsampling (latents are 8x8 already) and attention.
+Leaves out memory beyond the frames it sees, down- and upsampling (latents are 8x8 already) and attention.
 """
 
 from __future__ import annotations

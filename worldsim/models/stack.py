@@ -62,7 +62,8 @@ class Stack(Rows):
         `ages` are those of the n frames to see, growing from 1 (None: all); an action is then the mean of those since
         the next newer of them.
         """
-        latents, level, action, valid = self.latents, self.level, self._known_actions(), self.valid
+        latents, level, valid = self.latents, self.level, self.valid
+        action = self.action * valid[..., None].to(self.action.dtype)
         if ages is not None and len(ages) < valid.shape[1]:
             action = torch.stack([action[:, a:b].mean(1) for a, b in pairwise((0, *ages))], 1)
             latents, level, valid = (torch.stack([x[:, age - 1] for age in ages], 1) for x in (latents, level, valid))
@@ -70,9 +71,6 @@ class Stack(Rows):
         level = torch.where(valid, level, torch.ones_like(level))
         facts = torch.cat((level[..., None], weight[..., None], action), -1)
         return (latents * weight[:, :, None, None, None]).flatten(1, 2), facts.flatten(1)
-
-    def _known_actions(self) -> Tensor:
-        return self.action * self.valid[..., None].to(self.action.dtype)
 
 
 def _window(x: Tensor, position: int, window: int) -> Tensor:

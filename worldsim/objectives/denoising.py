@@ -281,16 +281,15 @@ def drafted(
     residual: Tensor,
     noise: Tensor,
     draw,
-    share: float = 0.5,
 ) -> Stream:
     """Returns target frames with what an evaluation on the way from the same noise may have made of some of them.
 
-    Of a share of the rows; NaN for the others, and at level 1, where there was none before. Where the denoiser is not
+    Of half of the rows; NaN for the others, and at level 1, where there was none before. Where the denoiser is not
     told, the target as it is.
     """
     if not denoiser.drafts:
         return target
-    some = draw.uniform(len(residual)).argsort()[: math.ceil(share * len(residual))]
+    some = draw.uniform(len(residual)).argsort()[: math.ceil(len(residual) / 2)]
     part = target.select(some)
     before = part.level + (1 - part.level) * draw.uniform(*part.level.shape)
     x = add_noise(denoiser.process, residual[some], noise[some], before)

@@ -50,7 +50,7 @@ def outcome_loss(
     """Returns the loss on the last frame of a clip `[b t …]`, on the features of what the denoiser makes of it.
 
     As in play that comes from noise in 1, 2, 4, … or `steps` steps. The real frame would tell too much: where one that
-    ends an episode repeats the frame before, say, a dream seldom freezes, and its end would be missed.
+    ends an episode repeats the frame before, say, a dream need not.
 
     With `rarity` the clip is an `EventSampler`'s. Reward then learns from its first two parts and termination from the
     first and the third, with the log-odds added by which either is likelier there: what the heads say stays what the
