@@ -230,6 +230,8 @@ def test_a_copy_is_a_fresh_env_of_the_same_arguments(copied):
         {"max_episode_steps": 0},
         {"render_mode": "ansi"},
         {"steps": 2},
+        {"dtype": "bfloat16"},
+        {"world": "arena", "dtype": "float16"},
         {"device": "meta"},
         {"device": "toaster"},
         {"device": "cuda:77"},

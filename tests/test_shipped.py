@@ -45,6 +45,21 @@ class TestWorld:
 
         assert np.array_equal(frames(1), frames(1)) and not np.array_equal(frames(1), frames(2))
 
+    def test_in_bfloat16_a_step_is_that_of_float32_to_a_grey_level_and_its_states_are_float32_s(self, name):
+        def step(dtype):
+            envs = gym.make_vec("worldsim/World-v0", num_envs=4, world=name, dtype=dtype)
+            envs.reset(seed=0)
+            envs.action_space.seed(0)
+            frames, rewards, *_ = envs.step(envs.action_space.sample())
+            return frames.astype(int), rewards, envs.get_state()
+
+        frames, rewards, _ = step("float32")
+        others, rounded, state = step("bfloat16")
+        assert (np.abs(frames - others) > 1).mean() < 1e-3 and not np.array_equal(frames, others)
+        assert np.allclose(rewards, rounded, atol=0.1)
+        envs = gym.make_vec("worldsim/World-v0", num_envs=4, world=name)
+        envs.set_state(state)  # which refuses another dtype
+
     def test_its_card_and_its_metrics_are_there(self, name):
         world = worldsim.load(name)
         assert world.info.metrics["one_step"]["psnr"]["mean"] > world.info.metrics["copy_last"]["1"]["psnr"]["mean"]

@@ -48,12 +48,15 @@ class WorldModel:
         context_level: float,
         guidance: Guidance | None = None,
         latent: LatentActions | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         """`prompts` `[p t …]` are clips to start from; `context_level` is the noise level of committed frames.
 
-        `latent` names what happens in recordings of which the world's actions are not known.
+        `latent` names what happens in recordings of which the world's actions are not known. `dtype` is what networks
+        multiply in to dream and to decode; states are float32 whatever it is.
         """
         self.info, self.sampler, self.context_level, self.prompts = info, sampler, context_level, prompts
+        self.dtype = dtype
         self.guidance, self.latent = guidance, latent
         self.autoencoder, self.denoiser, self.outcome = autoencoder, denoiser, outcome
         for part in self._networks:
@@ -136,10 +139,14 @@ class WorldModel:
         def draw(index: int) -> Tensor:
             return noise.normal(address, shape, noise.SOLVER + (index << noise.INDEX)) if index else start
 
-        latent, features = self.denoiser.sample(self.sampler, action, state.context, draw, self.guidance, self._null)
+        with self._rounded():
+            latent, features = self.denoiser.sample(
+                self.sampler, action, state.context, draw, self.guidance, self._null
+            )
+            outcome = self.outcome(features, action)
         latent = self.autoencoder.settle(latent, state.latent)
         context = self._commit(latent, action, state.context, commit)
-        return WorldState(context, latent, state.age + 1, address), self.outcome(features, action)
+        return WorldState(context, latent, state.age + 1, address), outcome
 
     @torch.no_grad()
     def rollout(self, state: WorldState, actions: Tensor, expected: bool = False) -> tuple[Tensor, Tensor]:
@@ -171,19 +178,25 @@ class WorldModel:
         """
         shape = tuple(after.latent.shape[1:])
         again = noise.normal(after.address, shape, noise.AGAIN)
-        other, _ = self.denoiser.sample(EulerSampler(1), action, before.context, lambda index: again)
+        with self._rounded():
+            other, _ = self.denoiser.sample(EulerSampler(1), action, before.context, lambda index: again)
         other = self.autoencoder.settle(other, before.latent)
         return (after.latent - other).square().mean((1, 2, 3)).sqrt()
 
     @torch.no_grad()
     def observe(self, state: WorldState) -> Tensor:
         """Decodes the current frames, uint8 `[b H W 3]`."""
-        return self.autoencoder.decode(state.latent)
+        with self._rounded():
+            return self.autoencoder.decode(state.latent)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Encodes uint8 frames `[... H W 3]` as latents `[... c h w]`."""
         return self.autoencoder.encode(frames.to(self.device))
+
+    def _rounded(self) -> torch.autocast:
+        """Returns what lets networks multiply in `dtype` while it is open."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _commit(self, latent: Tensor, action: Tensor, context: Context, draw: Tensor) -> Context:
         level = torch.full((len(latent),), self.context_level, device=latent.device)

@@ -68,8 +68,9 @@ def _envs(config: DictConfig, facts: dict[str, Any]) -> tuple[VectorEnv, str]:
         if config.get("game") is not None:
             raise ValueError("expected game= or world=, found both; leave one out")
         dream = WorldModelVectorEnv(
-            str(config.world), rows, device=config.device, steps=config.steps, autoreset_mode="Disabled"
-        )
+            str(config.world), rows, device=config.device, steps=config.steps, dtype=config.dtype,
+            autoreset_mode="Disabled",
+        )  # fmt: skip
         return dream, f"the dream of {dream.world.info.name}, K = {dream.world.steps}"
     if config.get("game") is not None:
         check_game(config.game)

@@ -18,7 +18,7 @@ def main(config: DictConfig) -> int:
     """Writes `bench.json` and prints its table."""
     if not isinstance(config.peer, bool):
         raise ValueError(f"expected peer=true or peer=false, found {config.peer}")
-    result = benchmark(str(config.world), config.device, config.frames, config.peer)
+    result = benchmark(str(config.world), config.device, config.frames, config.peer, config.dtype)
     write_json(Path(str(config.out)) / "bench.json", result)
     print(result["machine"])
     print("GFLOP/s: ", "  ".join(f"{key} {value}" for key, value in result["hardware"].items()))

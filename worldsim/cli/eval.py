@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import gymnasium as gym
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -79,7 +80,7 @@ def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, Epi
     if count is None:
         count = 6 if config.quick else 20
     if ":" not in name:
-        world = bundle.load(name, config.device, config.steps)
+        world = bundle.load(name, config.device, config.steps, dtype=config.dtype)
         store = _named(world, store)
         return world.info.name, Dream(world), store, held_out(world, store, count)
     module, _, attribute = name.partition(":")
@@ -115,7 +116,9 @@ def _foreign(subject: Subject) -> str:
 
 def settings(world: WorldModel) -> list[str]:
     """Returns what a world's figures depend on beside the data."""
-    parts = (world.sampler, world.guidance, world.context_level, world.autoencoder.config)
+    parts = [world.sampler, world.guidance, world.context_level, world.autoencoder.config]
+    if world.dtype != torch.float32:  # the usual one goes without saying, in evaluations that are half done too
+        parts.append(world.dtype)
     return [world.fingerprint, *map(repr, parts)]
 
 

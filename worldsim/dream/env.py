@@ -44,6 +44,7 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
         *,
         device: str | torch.device = "cpu",
         steps: int | None = None,
+        dtype: str | torch.dtype | None = None,
         compile: bool = False,
         obs: str = "rgb",
         actions: str = "native",
@@ -55,9 +56,9 @@ class WorldModelEnv(gym.Env, gym.utils.EzPickle):
             "compile": compile, "obs": obs, "actions": actions, "max_episode_steps": max_episode_steps,
             "render_mode": check_render_mode(render_mode), "uncertainty": uncertainty,
         }  # fmt: skip
-        gym.utils.EzPickle.__init__(self, world, device=device, steps=steps, **self._arguments)
+        gym.utils.EzPickle.__init__(self, world, device=device, steps=steps, dtype=dtype, **self._arguments)
         self.render_mode = render_mode
-        self.world = open_world(world, device, steps)
+        self.world = open_world(world, device, steps, dtype)
         self._dream = Dream(self.world, 1, obs, actions, max_episode_steps, compile, uncertainty)
         self.metadata = {**type(self).metadata, **self._dream.metadata}
         self.observation_space = self._dream.observation_space

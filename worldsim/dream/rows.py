@@ -30,15 +30,18 @@ RENDER_MODES = ("rgb_array",)
 
 
 def open_world(
-    world: str | Path | WorldModel, device: str | torch.device = "cpu", steps: int | None = None
+    world: str | Path | WorldModel,
+    device: str | torch.device = "cpu",
+    steps: int | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> WorldModel:
     """Returns a world by name or path; a loaded one as it is. Raises ValueError where the arguments contradict it."""
     if isinstance(world, (str, os.PathLike)):
-        return bundle.load(world, device, steps)
-    if steps is not None or bundle.read_device(device).type not in ("cpu", world.device.type):
+        return bundle.load(world, device, steps, dtype=dtype or "float32")
+    if steps is not None or dtype is not None or bundle.read_device(device).type not in ("cpu", world.device.type):
         raise ValueError(
-            f"expected device= and steps= beside a world's name or path, found a world loaded on {world.device}; "
-            "give them to worldsim.load instead"
+            "expected device=, steps= and dtype= beside a world's name or path, found a world loaded on "
+            f"{world.device}; give them to worldsim.load instead"
         )
     return world
 

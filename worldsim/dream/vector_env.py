@@ -53,6 +53,7 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
         *,
         device: str | torch.device = "cpu",
         steps: int | None = None,
+        dtype: str | torch.dtype | None = None,
         compile: bool = False,
         obs: str = "rgb",
         actions: str = "native",
@@ -71,10 +72,10 @@ class WorldModelVectorEnv(gym.vector.VectorEnv, gym.utils.EzPickle):
             "render_mode": check_render_mode(render_mode), "output": output,
             "autoreset_mode": _read_autoreset_mode(autoreset_mode), "uncertainty": uncertainty,
         }  # fmt: skip
-        gym.utils.EzPickle.__init__(self, world, num_envs, device=device, steps=steps, **self._arguments)
+        gym.utils.EzPickle.__init__(self, world, num_envs, device=device, steps=steps, dtype=dtype, **self._arguments)
         self.num_envs, self.render_mode, self.output = int(num_envs), render_mode, output
         self.autoreset_mode, self._is_torch = self._arguments["autoreset_mode"], output == "torch"
-        self.world = open_world(world, device, steps)
+        self.world = open_world(world, device, steps, dtype)
         self._dream = Dream(self.world, self.num_envs, obs, actions, max_episode_steps, compile, uncertainty)
         self.metadata = {**type(self).metadata, **self._dream.metadata, "autoreset_mode": self.autoreset_mode}
         self._every_row = torch.ones(self.num_envs, dtype=torch.bool, device=self.world.device)

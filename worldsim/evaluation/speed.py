@@ -23,21 +23,25 @@ from worldsim.world_model import WorldModel
 
 BATCHES, STEPS = (1, 16, 64), (1, 2, 4)
 SECONDS, ROUNDS = 20.0, 5  # for each batch, and turns at least
+RATES = {"float32": "convolution_float32", "bfloat16": "convolution_bf16"}  # that a row is a share of
 SPAN = 50  # frames over which the time at frame 100 and at the last frame is taken
 
 
-def benchmark(world: str, device: str = "cpu", frames: int = 10_000, peer: bool = True) -> dict[str, Any]:
+def benchmark(
+    world: str, device: str = "cpu", frames: int = 10_000, peer: bool = True, dtype: str = "float32"
+) -> dict[str, Any]:
     """Returns `bench.json`'s content for a world by name or path; `peer=False` leaves out what it is compared with."""
     if not (isinstance(frames, int) and frames >= 100):
         raise ValueError(f"expected frames of at least 100, found {frames}")
     bundle.read_device(device)
+    load = partial(bundle.load, world, device, dtype=dtype)
     hardware, rows = rates(device), []
     for batch in BATCHES:
-        turns = [_Turn(bundle.load(world, device, k), batch, decode) for k in STEPS for decode in (True, False)]
+        turns = [_Turn(load(k), batch, decode) for k in STEPS for decode in (True, False)]
         other = Peer(batch, device) if peer else None
-        rows += _time_rows(turns, other, hardware["convolution_float32"])
-    flat = flatness(bundle.load(world, device, 1), frames)
-    return {"machine": machine(device), "hardware": hardware, "rows": rows, "flat": flat}
+        rows += _time_rows(turns, other, hardware[RATES[dtype]])
+    flat = flatness(load(1), frames)
+    return {"machine": machine(device, dtype), "hardware": hardware, "rows": rows, "flat": flat}
 
 
 def rates(device: str) -> dict[str, float]:
@@ -61,12 +65,12 @@ def rates(device: str) -> dict[str, float]:
     return found
 
 
-def machine(device: str) -> str:
+def machine(device: str, dtype: str) -> str:
     """Returns what the timings were taken on."""
     if torch.device(device).type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+        return f"{torch.cuda.get_device_name(device)}, {dtype}, torch {torch.__version__}"
     kind = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {kind}, {torch.get_num_threads()} threads, float32, eager, torch {torch.__version__}"
+    return f"{platform.machine()} {kind}, {torch.get_num_threads()} threads, {dtype}, eager, torch {torch.__version__}"
 
 
 class _Turn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from worldsim.diffusion.guidance import Guidance
@@ -101,7 +102,7 @@ class Denoiser(nn.Module):
         `guidance` that drops the action needs the codec's `null` one `[a]`: for this frame, the context being shared.
         """
         shape = (action.shape[0], *self.backbone.config.latent_shape)
-        forecast = self.forecaster.expect(action, context.memory)
+        forecast = self._expected(action, context)
         features = action.new_empty(0)
 
         def given(action: Tensor, context: Context, forecast: Forecast) -> Denoise:
@@ -125,7 +126,7 @@ class Denoiser(nn.Module):
                 less = (null.expand_as(action), context)
             else:
                 less = (action, self.start(len(action)))
-            residual_of = forecast if forecast.spread is not None else self.forecaster.expect(less[0], less[1].memory)
+            residual_of = forecast if forecast.spread is not None else self._expected(*less)
             denoise = guidance(denoise, given(*less, residual_of))
         residual = sampler(denoise, self.process, shape, noise)
         return self.clamp(forecast.latent(residual, self.forecaster.followed)), features
@@ -135,6 +136,11 @@ class Denoiser(nn.Module):
         x = add_noise(HISTORY, latent, noise, level)
         history = self.backbone.append(x, level, action, context.history)
         return Context(history, self.forecaster.append(x, level, action, context.memory, latent))
+
+    def _expected(self, action: Tensor, context: Context) -> Forecast:
+        """Returns the forecast, in float32 whatever else is rounded: of pictures looked up one is, or is not, alike."""
+        with torch.autocast(action.device.type, enabled=False):
+            return self.forecaster.expect(action, context.memory)
 
     def _scaled(self, x: Tensor, level: Tensor) -> Tensor:
         """Returns the network's input: the only place where x is scaled, for every process and prediction."""
