@@ -215,6 +215,20 @@ def test_a_judge_names_the_actions_of_the_real_game_at_any_age_and_catches_a_wor
     assert verdict(real).word != "poor" and verdict(wilful).word == "poor"
 
 
+class Mortal(Fault):
+    """Ends after 20 steps, and freezes then."""
+
+    def step(self, actions, look=True):
+        result = super().step(actions, look)
+        self.frozen = result.frames if self.age <= 20 else self.frozen
+        return replace(result, frames=self.frozen, end=np.full(len(actions), float(self.age == 20)))
+
+
+def test_what_a_dream_shows_after_its_end_is_not_judged(store):
+    judged = control(Mortal(), store, [0, 1, 2, 3], 8, 20)
+    assert list(judged) == ["0", "16"] and judged["16"]["dream"] == judged["16"]["real"]
+
+
 def test_a_recording_without_actions_has_no_control_and_drifts_all_the_same(store, tmp_path):
     info = replace(store.info, action_space=None, keymap=None, discrete_table=None, has_rewards=False)
     frames = [np.array(store.observations(i)) for i in range(4)]
