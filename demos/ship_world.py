@@ -6,7 +6,8 @@ python demos/ship_world.py runs/arena/world eval/arena data/arena-test arena --r
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -15,31 +16,40 @@ import numpy as np
 from worldsim import bundle
 from worldsim.cli.eval import SCRIPTS
 from worldsim.data.episodes import EpisodeStore
-from worldsim.evaluation.habits import players
+from worldsim.evaluation.habits import Act, players
 from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.replay import dream_along
 from worldsim.evaluation.report import tables
 from worldsim.evaluation.sheet import contact_sheet
-from worldsim.evaluation.subject import Dream, starts_of
+from worldsim.evaluation.subject import Dream, Start, starts_of
 from worldsim.evaluation.verdict import verdicts
 from worldsim.world_model import WorldModel
 
 FRAMES, SHOWN = 600, 12
 
 
+def played(subject: Dream, begin: Callable[[], Act], starts: Iterable[Start]) -> Iterator[np.ndarray]:
+    """Yields the frames of one dream after the other, each until it has more likely ended than not."""
+    for turn, start in enumerate(starts):
+        subject.reset([start], turn)
+        act, frame, alive, step = begin(), start.frames[-1], 1.0, 0
+        yield frame
+        while alive >= 0.5:
+            result = subject.step(act(frame[None], step))
+            frame, alive, step = result.seen[0], alive * (1 - result.end[0]), step + 1
+            yield frame
+
+
 def dreams(world: WorldModel, store: EpisodeStore, episodes: Sequence[int]) -> tuple[list[str], np.ndarray]:
-    """Returns habits, and a sheet with a dream of each, a row each, that goes on whatever the outcome model says."""
+    """Returns habits, and a sheet with frames dreamed by each, a row each."""
     subject, habits = Dream(world), players(store, SCRIPTS.get(store.info.game, {}))
-    starts = [
-        starts_of(store, episodes[i % len(episodes)], [subject.window], subject.window)[0] for i in range(len(habits))
-    ]
-    subject.reset(starts)
-    acts, seen = [begin() for begin in habits.values()], [np.stack([start.frames[-1] for start in starts])]
-    for step in range(FRAMES - 1):
-        chosen = np.concatenate([act(frame[None], step) for act, frame in zip(acts, seen[-1], strict=True)])
-        seen.append(subject.step(chosen).seen)
-    shown = np.array(seen)[np.linspace(0, FRAMES - 1, SHOWN).astype(int)]
-    return list(habits), contact_sheet(list(shown.swapaxes(0, 1).reshape(-1, *shown.shape[2:])), SHOWN, scale=2)
+    shown: list[np.ndarray] = []
+    for row, begin in enumerate(habits.values()):
+        turns = islice(cycle(episodes), row, None, len(habits))
+        starts = (starts_of(store, i, [subject.window], subject.window)[0] for i in turns)
+        seen = list(islice(played(subject, begin, starts), FRAMES))
+        shown += [seen[i] for i in np.linspace(0, FRAMES - 1, SHOWN).astype(int)]
+    return list(habits), contact_sheet(shown, SHOWN, scale=2)
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -77,7 +87,8 @@ What it gets wrong: {wrong}
 
 ![Dreams by habit](sheet.png)
 
-A dream of {FRAMES} frames by each habit, which goes on whatever happens, a row each: {", ".join(habits)}.
+{FRAMES} frames dreamed by each habit, a row each, begun anew from another start wherever a dream ends:
+{", ".join(habits)}.
 
 {measured}
 """
