@@ -19,7 +19,7 @@ from worldsim.data.episodes import EpisodeStore
 from worldsim.evaluation.habits import Act, players
 from worldsim.evaluation.held_out import held_out
 from worldsim.evaluation.replay import dream_along
-from worldsim.evaluation.report import tables
+from worldsim.evaluation.report import sampling, tables
 from worldsim.evaluation.sheet import contact_sheet
 from worldsim.evaluation.subject import Dream, Start, starts_of
 from worldsim.evaluation.verdict import verdicts
@@ -45,7 +45,7 @@ def dreams(world: WorldModel, store: EpisodeStore, episodes: Sequence[int]) -> t
     subject, habits = Dream(world), players(store, SCRIPTS.get(store.info.game, {}))
     shown: list[np.ndarray] = []
     for row, begin in enumerate(habits.values()):
-        turns = islice(cycle(episodes), row, None, len(habits))
+        turns = islice(cycle(episodes), row, None)
         starts = (starts_of(store, i, [subject.window], subject.window)[0] for i in turns)
         seen = list(islice(played(subject, begin, starts), FRAMES))
         shown += [seen[i] for i in np.linspace(0, FRAMES - 1, SHOWN).astype(int)]
@@ -79,7 +79,7 @@ Data: {p["data"]["episodes"]} episodes for training, {p["data"]["frames"]} frame
 
     {commands}
 
-Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, K = {m["steps"]}; 95 % intervals in brackets.
+Measured on {m["episodes"]} held-out episodes, {m["starts"]} dreams, {sampling(m)}; 95 % intervals in brackets.
 
 {judged}
 

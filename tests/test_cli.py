@@ -256,3 +256,8 @@ def test_a_space_from_the_library_is_described():
 def test_bench_refuses_a_device_that_is_not_there(capsys, tmp_path):
     assert main(["bench", "world=arena", "device=gpu", f"out={tmp_path}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_bench_refuses_a_dtype_that_it_does_not_know(capsys, tmp_path):
+    assert main(["bench", "world=arena", "dtype=fp16", f"out={tmp_path}"]) == 2
+    assert "expected dtype= one of float32, bfloat16, found fp16" in capsys.readouterr().err

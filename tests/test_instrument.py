@@ -220,7 +220,7 @@ class Mortal(Fault):
 
     def step(self, actions, look=True):
         result = super().step(actions, look)
-        self.frozen = result.frames if self.age <= 20 else self.frozen
+        self.frozen = result.frames if self.age < 20 else self.frozen
         return replace(result, frames=self.frozen, end=np.full(len(actions), float(self.age == 20)))
 
 

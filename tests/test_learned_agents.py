@@ -496,6 +496,7 @@ def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, caps
             ["agent", "eval", "agent=random", "out=x", "game=arena", "seed=1.5"],
             "expected a seed of at least 0, found 1.5",
         ),
+        (["agent", "eval", "agent=random", "out=x", "game=arena", "dtype=fp16"], "expected dtype= one of float32, bf"),
         (["agent", "eval", "agent=random", "out=x", "episodes=0"], "expected episodes to be a whole number"),
         (["agent", "eval", "agent=random", "out=x"], "expected game= or world= to play in, found neither"),
         (["agent", "eval", "agent=random", "out=x", "world=arena", "game=arena"], "found both; leave one out"),

@@ -114,12 +114,12 @@ def load(
     steps: int | None = None,
     sampler: str | Sampler | None = None,
     guidance: float | Guidance | None = None,
-    dtype: torch.dtype | str = torch.float32,
+    dtype: torch.dtype | str | None = None,
 ) -> WorldModel:
     """Loads a world by the name of a shipped one or the path of a bundle.
 
     How it is sampled is its own, unless a `sampler` (by name, or built), its `steps` or a `guidance` says otherwise.
-    With `dtype` bfloat16 batches dream faster where the hardware multiplies it, and far slower elsewhere.
+    With `dtype="bfloat16"` (None: float32) batches dream faster where the hardware multiplies it, far slower elsewhere.
     Raises ValueError, in one sentence, for an unknown name and a bundle that is incomplete, corrupt or newer.
     """
     folder, device, dtype = _find(world), read_device(device), read_dtype(dtype)
@@ -154,9 +154,9 @@ def read_device(device: torch.device | str) -> torch.device:
         raise ValueError(f"expected device= one of this machine's, found {device!s} ({reason})") from error
 
 
-def read_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Returns what to multiply in. Raises ValueError, in one sentence, for anything but float32 and bfloat16."""
-    if (name := str(dtype).removeprefix("torch.")) not in DTYPES:
+def read_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    """Returns what to multiply in; None is float32. Raises ValueError, in one sentence, for what it does not know."""
+    if (name := str(torch.float32 if dtype is None else dtype).removeprefix("torch.")) not in DTYPES:
         raise ValueError(f"expected dtype= one of {', '.join(DTYPES)}, found {dtype}")
     return DTYPES[name]
 

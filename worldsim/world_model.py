@@ -7,6 +7,7 @@ Leaves out episodes, seeds and time limits, which are the environments' business
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -79,6 +80,11 @@ class WorldModel:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.denoiser.bound.device
+
+    @property
+    def dtype_name(self) -> str:
+        """What networks multiply in, by name."""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def num_prompts(self) -> int:
@@ -186,17 +192,22 @@ class WorldModel:
     @torch.no_grad()
     def observe(self, state: WorldState) -> Tensor:
         """Decodes the current frames, uint8 `[b H W 3]`."""
+        return self.decode(state.latent)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decodes latents `[... c h w]` to uint8 frames `[... H W 3]`."""
         with self._rounded():
-            return self.autoencoder.decode(state.latent)
+            return self.autoencoder.decode(latents)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Encodes uint8 frames `[... H W 3]` as latents `[... c h w]`."""
         return self.autoencoder.encode(frames.to(self.device))
 
-    def _rounded(self) -> torch.autocast:
+    def _rounded(self) -> AbstractContextManager:
         """Returns what lets networks multiply in `dtype` while it is open."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     def _commit(self, latent: Tensor, action: Tensor, context: Context, draw: Tensor) -> Context:
         level = torch.full((len(latent),), self.context_level, device=latent.device)

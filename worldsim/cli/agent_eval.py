@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from worldsim import bundle
 from worldsim.actions import unpack_rows
 from worldsim.agents.agent import Agent
 from worldsim.cli.agents import agent_folder, check_game, find_actor
@@ -42,6 +43,7 @@ def main(config: DictConfig) -> int:
     facts = Agent.load(folder).facts if folder else {}
     if folder is None and not Path(name).is_dir():
         find_policy(name)  # says what there is, before games are made
+    bundle.read_dtype(config.dtype)  # which the real game has no use for
     envs, played = _envs(config, facts)
     try:
         rng = np.random.default_rng(config.seed)
@@ -71,7 +73,8 @@ def _envs(config: DictConfig, facts: dict[str, Any]) -> tuple[VectorEnv, str]:
             str(config.world), rows, device=config.device, steps=config.steps, dtype=config.dtype,
             autoreset_mode="Disabled",
         )  # fmt: skip
-        return dream, f"the dream of {dream.world.info.name}, K = {dream.world.steps}"
+        world = dream.world
+        return dream, f"the dream of {world.info.name}, K = {world.steps}, {world.dtype_name}"
     if config.get("game") is not None:
         check_game(config.game)
         make = lambda: instantiate(config.game, _convert_="all")  # noqa: E731 (a name for what follows)

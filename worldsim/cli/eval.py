@@ -56,6 +56,7 @@ def main(config: DictConfig) -> int:
     """Writes `metrics.json`, `times.json` and `report.html`, and prints the verdicts."""
     if not isinstance(config.quick, bool):
         raise ValueError(f"expected quick=true or quick=false, found {config.quick}")
+    bundle.read_dtype(config.dtype)  # which a foreign model has no use for
     native = open_data(config.data)
     name, subject, store, episodes = _subject(config, native)
     say = lambda text: print(f"eval: {text}", file=sys.stderr, flush=True)  # noqa: E731

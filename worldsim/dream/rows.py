@@ -37,7 +37,7 @@ def open_world(
 ) -> WorldModel:
     """Returns a world by name or path; a loaded one as it is. Raises ValueError where the arguments contradict it."""
     if isinstance(world, (str, os.PathLike)):
-        return bundle.load(world, device, steps, dtype=dtype or "float32")
+        return bundle.load(world, device, steps, dtype=dtype)
     if steps is not None or dtype is not None or bundle.read_device(device).type not in ("cpu", world.device.type):
         raise ValueError(
             "expected device=, steps= and dtype= beside a world's name or path, found a world loaded on "

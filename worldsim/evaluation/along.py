@@ -33,7 +33,7 @@ class Stretch:
 def along(subject: Subject, store: EpisodeStore, episodes: Sequence[int], before: int, after: int) -> Iterator[Stretch]:
     """Yields, for every age and row, the steps whose frames around them are in the recording as well.
 
-    What a dream shows after its end is not looked at: a step counts while its row has more likely come so far than not.
+    What a dream shows after its end is not looked at; whether a step is its end is drawn by the probability.
     A row for each of `episodes`, which may hold an episode more than once: its rows begin all along it.
     """
     recorded = {i: (np.array(store.observations(i)), actions_of(store, i)) for i in set(episodes)}
@@ -47,12 +47,12 @@ def along(subject: Subject, store: EpisodeStore, episodes: Sequence[int], before
     places = (np.array(begins)[:, None] - 1 + np.arange(AGES[-1] + SPAN + after)) % count + 1
     looked = {age + k for age in AGES for k in range(-before, SPAN + after)}
     dreamed = {-k: [frames[p - k] for frames, p in zip(real, begins, strict=True)] for k in range(1, before + 1)}
-    lived, alive = np.zeros(len(real), int), np.ones(len(real))  # steps, and the probability of having come so far
+    lived, alive, rng = np.zeros(len(real), int), np.ones(len(real), bool), np.random.default_rng(0)
     for step, where in enumerate(places.T):
         actions = np.stack([actions[place] for actions, place in zip(led, where, strict=True)])
         result = subject.step(actions, step in looked)
-        alive = alive * (1 - result.end)
-        lived += alive >= 0.5
+        alive &= rng.random(len(real)) >= result.end
+        lived += alive
         if step in looked:
             dreamed[step] = list(result.seen)
     around = range(-before, after + 1)

@@ -106,6 +106,7 @@ def control(
         str(age): {
             "share": bootstrap(parts, lambda some: _share(*_recalls(some)), RESAMPLES),
             **dict(zip(("dream", "real", "chance"), (round(x, 4) for x in _recalls(parts)), strict=True)),
+            "steps": sum(map(len, parts)),
         }
         for age, parts in ages.items()
     } or None

@@ -40,9 +40,14 @@ small { color: #555 }
 """
 
 
+def sampling(m: dict[str, Any]) -> str:
+    """Returns how the dreams of metrics were sampled."""
+    return f"K = {m['steps']}" + (", bfloat16" if m.get("dtype") == "bfloat16" else "")
+
+
 def report(name: str, m: dict[str, Any], films: Sequence[Sequence[np.ndarray]], fps: float) -> str:
     """Returns a page of the metrics and of films, each of which is two or three rows of frames `[n H W 3]`."""
-    head = f"{m['episodes']} held-out episodes, {m['starts']} starts" + (f", K = {m['steps']}" if m["steps"] else "")
+    head = f"{m['episodes']} held-out episodes, {m['starts']} starts" + (f", {sampling(m)}" if m["steps"] else "")
     quick = " Quick: few dreams, short ones; leave out quick=true for figures to quote." if m["quick"] else ""
     title = "real, reconstructed, dreamed" if films and len(films[0]) == 3 else "real, dreamed"
     drawn = plots(m)
@@ -128,10 +133,10 @@ def _actions(m: dict[str, Any]) -> list[Titled]:
         found.append(("Actions: dreamed futures found among the real ones", (head, rows)))
     if judged := measured.get("judged"):
         named = [
-            (age, f"{v['dream']:.2f}", f"{v['real']:.2f}", figure(v["share"]), f"{v['chance']:.2f}")
+            (age, f"{v['dream']:.2f}", f"{v['real']:.2f}", figure(v["share"]), f"{v['chance']:.2f}", v.get("steps", ""))
             for age, v in judged.items()
         ]
-        shares = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance")
+        shares = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance", "steps")
         found.append(("Actions: named by a judge that learned from real frames", (shares, named)))
     if shuffled := measured.get("shuffled"):
         lost = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]

@@ -23,7 +23,7 @@ from worldsim.world_model import WorldModel
 
 BATCHES, STEPS = (1, 16, 64), (1, 2, 4)
 SECONDS, ROUNDS = 20.0, 5  # for each batch, and turns at least
-RATES = {"float32": "convolution_float32", "bfloat16": "convolution_bf16"}  # that a row is a share of
+RATES = {torch.float32: "convolution_float32", torch.bfloat16: "convolution_bf16"}  # that a row is a share of
 SPAN = 50  # frames over which the time at frame 100 and at the last frame is taken
 
 
@@ -33,15 +33,15 @@ def benchmark(
     """Returns `bench.json`'s content for a world by name or path; `peer=False` leaves out what it is compared with."""
     if not (isinstance(frames, int) and frames >= 100):
         raise ValueError(f"expected frames of at least 100, found {frames}")
-    bundle.read_device(device)
     load = partial(bundle.load, world, device, dtype=dtype)
+    loaded = load(1)
     hardware, rows = rates(device), []
     for batch in BATCHES:
         turns = [_Turn(load(k), batch, decode) for k in STEPS for decode in (True, False)]
         other = Peer(batch, device) if peer else None
-        rows += _time_rows(turns, other, hardware[RATES[dtype]])
-    flat = flatness(load(1), frames)
-    return {"machine": machine(device, dtype), "hardware": hardware, "rows": rows, "flat": flat}
+        rows += _time_rows(turns, other, hardware[RATES[loaded.dtype]])
+    flat = flatness(loaded, frames)
+    return {"machine": machine(device, loaded.dtype_name), "hardware": hardware, "rows": rows, "flat": flat}
 
 
 def rates(device: str) -> dict[str, float]:

@@ -88,7 +88,7 @@ class Dream:
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
         """Returns what the codec makes of frames."""
         parts = torch.from_numpy(frames).split(BATCH)
-        return torch.cat([self.world.autoencoder.decode(self.world.encode(part)) for part in parts]).cpu().numpy()
+        return torch.cat([self.world.decode(self.world.encode(part)) for part in parts]).cpu().numpy()
 
 
 class RealGame:
