@@ -28,7 +28,7 @@ class FakeState(Rows):
 
 
 class FakeWorld:
-    num_prompts, steps, device = 5, 1, torch.device("cpu")
+    num_prompts, steps, dtype_name, device = 5, 1, "float32", torch.device("cpu")
     latent, takes_latent_actions = None, False
     prompts, guidance, context_level = SimpleNamespace(latents=torch.zeros(5, 3, 3, 1, 1)), None, 0.0
     fingerprint = "fa" * 32
