@@ -252,7 +252,7 @@ def _build(
     modules |= {} if latent is None else {"latent": latent.eval().requires_grad_(False)}
     for name, module in modules.items():
         module.load_state_dict(weights[name])  # copies into float32 parameters
-        module.to(device, memory_format=torch.channels_last)  # convolutions are faster so
+        module.to(device)
     prompts = Clip(**{k: v.float() if v.is_floating_point() else v for k, v in weights["prompts"].items()})
     prompts = prompts.to(device)
     info = read_info(text)

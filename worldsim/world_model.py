@@ -62,6 +62,7 @@ class WorldModel:
         self.autoencoder, self.denoiser, self.outcome = autoencoder, denoiser, outcome
         for part in self._networks:
             part.eval().requires_grad_(False)
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
         self.action_codec = ActionCodec(info.action_space, info.discrete_table)
         self._null = self.action_codec.null.to(self.device)
         seeds = noise.address_of(list(range(self.num_prompts)), self.device)
