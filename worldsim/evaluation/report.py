@@ -133,7 +133,14 @@ def _actions(m: dict[str, Any]) -> list[Titled]:
         found.append(("Actions: dreamed futures found among the real ones", (head, rows)))
     if judged := measured.get("judged"):
         named = [
-            (age, f"{v['dream']:.2f}", f"{v['real']:.2f}", figure(v["share"]), f"{v['chance']:.2f}", v.get("steps", ""))
+            (
+                age,
+                f"{v['dream']:.2f}",
+                f"{v['real']:.2f}",
+                figure(v["share"]),
+                f"{v['chance']:.2f}",
+                str(v.get("steps", "")),
+            )
             for age, v in judged.items()
         ]
         shares = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance", "steps")
