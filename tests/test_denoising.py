@@ -43,7 +43,6 @@ from worldsim.objectives.denoising import (
     denoising_loss,
     faulty_history,
     forecast_loss,
-    frozen_history,
     noisy_history,
     resample_history,
 )
@@ -516,22 +515,6 @@ def test_outcomes_are_learned_from_faulty_histories_too_of_every_part_alike(monk
     assert all(torch.equal(x.latents[:, -1], clip.latents[:, -1]) and torch.equal(x.reward, clip.reward) for x in seen)
     assert (changed.sum(1) <= 8).all() and changed.sum(1).mean() > 3  # crowded frames have no room for more
     assert (changed.mean(0) > 0.1).all()  # the first as well as the last, whatever they were drawn for
-
-
-def test_frozen_histories_repeat_their_newest_frame_and_go_on_as_they_did():
-    clip, counts = random_clip(16, 7, LATENT, CODEC), set()
-    for seed in range(20):
-        seen = frozen_history(
-            clip, DenoisingConfig(frozen_share=0.25, faulty_share=0.25), Draws(clip.latents, generator(seed))
-        )
-        same = (seen.latents == clip.latents).flatten(2).all(2)
-        assert same[:8].all() and same[12:].all() and same[:, -2:].all()
-        still = (seen.latents[8:12, :-1] == clip.latents[8:12, -2:-1]).flatten(2).all(2)
-        assert (still | same[8:12, :-1]).all()
-        assert (still.diff(dim=1).sum(1) <= 1).all()  # the newest ones, without a gap
-        counts |= set(still.sum(1).tolist())
-    assert counts == {2, 3, 4, 5, 6}
-    assert frozen_history(clip, DenoisingConfig(), Draws(clip.latents, generator())) is clip
 
 
 def test_an_outcome_is_read_from_the_frame_that_is_dreamed_and_not_from_the_real_one():

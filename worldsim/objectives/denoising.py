@@ -37,7 +37,6 @@ class DenoisingConfig:
     resampled_level: float = 1.0  # noise from which: 1 anew, with less things stay where they truly are
     resampled_from: float = 0.2  # share of the training after which they are: the teacher must predict something first
     faulty_share: float = 0.0  # clips whose history is faulty, see `faulty_history`
-    frozen_share: float = 0.0  # clips whose newest history frames are all the newest one, see `frozen_history`
     shortcut_share: float = 0.125  # clips that learn large steps from two small ones
     shortcut_levels: int = 3  # step sizes 1, 1/2, … 2^-levels
     levels: Any = field(default_factory=PowerLevels)  # of ordinary rows: `diffusion.levels`
@@ -64,7 +63,7 @@ def denoising_loss(
     draw = Draws(clip.latents, generator)
     seen = resample_history(teacher, clip, config, draw) if resample and config.resampled_frames else clip
     seen = map_rows(lambda x: x[:, config.resampled_frames :], seen)  # what came before is for these alone
-    history = noisy_history(faulty_history(frozen_history(seen, config, draw), config, draw), config, draw)
+    history = noisy_history(faulty_history(seen, config, draw), config, draw)
     # The first rows are resampled, the last faulty, and shortcuts are the first again: they shall be of every kind.
     b = len(clip.valid)
     order = (torch.arange(b, device=clip.valid.device) + (draw.uniform(1) * b).long()) % b
@@ -220,25 +219,6 @@ def faulty_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
     last = clip.latents[b - rows :, -1:]
     # Frames no longer show it: whoever looks decodes the latents.
     return replace(clip, latents=torch.cat((clip.latents[: b - rows], torch.cat((faulty, last), 1))), frames=None)
-
-
-def frozen_history(clip: Clip, config: DenoisingConfig, draw) -> Clip:
-    """Makes the newest history frames of some clips, two to all, repeat the newest one; the last frame stays true.
-
-    In dreams what moves slowly may stop, and stands for ever, as no recording shows how it goes on. The clips are those
-    before the faulty ones.
-    """
-    b, length = len(clip.latents), clip.latents.shape[1] - 1
-    rows = math.ceil(b * config.frozen_share)
-    if not rows or length < 2:
-        return clip
-    end = max(b - math.ceil(b * config.faulty_share), rows)
-    some = slice(end - rows, end)
-    count = 2 + (draw.uniform(rows, 1) * (length - 1)).floor()
-    frozen = torch.arange(length, device=count.device) >= length - count
-    latents = clip.latents.clone()
-    latents[some, :-1] = torch.where(expand(frozen, latents[some, :-1]), latents[some, -2:-1], latents[some, :-1])
-    return replace(clip, latents=latents, frames=None)
 
 
 def _unusual(x: Tensor, usual: Tensor) -> Tensor:
