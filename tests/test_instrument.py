@@ -201,16 +201,26 @@ class Wilful(Fault):
         return np.where(self.rng.random((len(actions), 1)) < 0.5, self.rng.permutation(actions), actions)
 
 
+class Lame(Fault):
+    """The last key does nothing."""
+
+    def acts(self, actions):
+        return actions * (1, 1, 1, 0)
+
+
 def test_a_judge_names_the_actions_of_the_real_game_at_any_age_and_catches_a_world_that_obeys_half_the_time(
     perfect, tmp_path
 ):
     store = recorded(tmp_path / "data", 6000)
-    measured = ((perfect, 12), (Wilful(), 32))
-    real, wilful = (control(subject, store, list(range(8)), rows, 200) for subject, rows in measured)
+    measured = ((perfect, 12), (Wilful(), 32), (Lame(), 12))
+    real, wilful, lame = (control(subject, store, list(range(8)), rows, 200) for subject, rows in measured)
     assert list(real) == ["0", "16", "64", "256"]
     assert real["0"]["share"] == {"mean": 1.0, "low": 1.0, "high": 1.0} and real["0"]["real"] > 0.65
     assert all(figures["share"]["mean"] > 0.85 and figures["chance"] == 0.5 for figures in real.values())
     assert all(figures["share"]["high"] < 0.8 for figures in wilful.values())
+    assert set(real["0"]["values"]) == {f"{key}: {held}" for key in range(4) for held in (0, 1)}
+    lost = {value: x["real"] - x["dream"] for value, x in lame["0"]["values"].items()}
+    assert max(lost, key=lost.get) == "3: 1" and lost["3: 1"] > 0.4
     verdict = lambda m: said({}, "still obey", {"controllability": {"judged": m}})  # noqa: E731
     assert verdict(real).word != "poor" and verdict(wilful).word == "poor"
 

@@ -59,6 +59,11 @@ class Labels:
                 signs = len(values) > CLASSES
                 self._values.append((column, CENTRE * float(np.abs(x).max()) if signs else values))
         self.counts = [3 if isinstance(kept, float) else len(kept) for _, kept in self._values]
+        signs = ("below 0", "about 0", "above 0")
+        self.names = [  # of the classes of each number that changes, by its place in a packed action
+            [f"{i}: {name}" for name in (signs if isinstance(kept, float) else (f"{x:g}" for x in kept))]
+            for i, kept in self._values
+        ]
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         """Returns classes `[n j]` of actions `[n k]`, for the j numbers that change."""
@@ -81,7 +86,8 @@ def control(
     Dreams follow the recorded actions, from an episode's end on those of its beginning; the judge sees each step's
     dreamed frames and, for the same actions, the recorded ones. `dream` and `real` are mean recalls over an action's
     values, averaged over the numbers of an action; guessing reaches `chance`. `share` is how far from chance to what
-    real frames tell the dream comes: 1 obeys as the game does, 0 not at all.
+    real frames tell the dream comes: 1 obeys as the game does, 0 not at all. `values` are the recalls of each value,
+    such as "4: below 0" where the fifth number is.
     The judge learns from the episodes that are not measured, or from every other one where there are too few.
     None without actions that change, or where episodes are too short.
     """
@@ -106,6 +112,11 @@ def control(
         str(age): {
             "share": bootstrap(parts, lambda some: _share(*_recalls(some)), RESAMPLES),
             **dict(zip(("dream", "real", "chance"), (round(x, 4) for x in _recalls(parts)), strict=True)),
+            "values": {
+                labels.names[j][value]: {"dream": round(dream, 4), "real": round(real, 4)}
+                for j, recalls in enumerate(_by_value(parts))
+                for value, (dream, real) in recalls.items()
+            },
             "steps": sum(map(len, parts)),
         }
         for age, parts in ages.items()
@@ -140,15 +151,20 @@ def _guess(judge: Judge, frames: np.ndarray) -> np.ndarray:
     return torch.stack([x.argmax(1) for x in judge(torch.from_numpy(frames))], 1).numpy()
 
 
-def _recalls(parts: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Returns the recall from dreamed and from real frames, and by chance: means over classes, then over numbers.
+def _by_value(parts: Sequence[np.ndarray]) -> list[dict[int, tuple[float, float]]]:
+    """Returns for each of j numbers, by its true class, the recall from dreamed and from real frames.
 
-    A part holds for n steps the true classes of j numbers, those said of the dream and of the game, `[n 3 j]`.
+    A part holds for n steps the true classes of the numbers, those said of the dream and of the game, `[n 3 j]`.
     """
-    said, found = np.concatenate(parts), []
-    for true, dream, real in said.transpose(2, 1, 0):
-        classes = [true == value for value in np.unique(true)]
-        found.append([np.mean([(x == true)[c].mean() for c in classes]) for x in (dream, real)] + [1 / len(classes)])
+    return [
+        {int(v): (float((dream == v)[true == v].mean()), float((real == v)[true == v].mean())) for v in np.unique(true)}
+        for true, dream, real in np.concatenate(parts).transpose(2, 1, 0)
+    ]
+
+
+def _recalls(parts: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Returns the recall from dreamed and from real frames, and by chance: means over classes, then over numbers."""
+    found = [(*np.mean(list(recalls.values()), 0), 1 / len(recalls)) for recalls in _by_value(parts)]
     dream, real, chance = (float(x) for x in np.mean(found, 0))
     return dream, real, chance
 

@@ -145,6 +145,14 @@ def _actions(m: dict[str, Any]) -> list[Titled]:
         ]
         shares = ("age of the dream", "from dreamed frames", "from real ones", "share of the way", "chance", "steps")
         found.append(("Actions: named by a judge that learned from real frames", (shares, named)))
+        values = [
+            (age, value, f"{x['dream']:.2f}", f"{x['real']:.2f}")
+            for age, v in judged.items()
+            for value, x in v.get("values", {}).items()
+        ]
+        each = ("age of the dream", "number of the action: its value", *shares[1:3])
+        if values:
+            found.append(("Actions: the same, by value", (each, values)))
     if shuffled := measured.get("shuffled"):
         lost = [(age, figure(v["delta_psnr"]), figure(v["shuffled_ratio"])) for age, v in shuffled.items() if v]
         effects = ("age of the dream", "PSNR lost in 4 steps (dB)", "error in 1 step, others' / right")
