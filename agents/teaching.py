@@ -60,7 +60,8 @@ def teach(
     """
     arguments = {
         "how": {"by": type(how).__name__, **asdict(how)}, "minutes": minutes, "seed": seed, "world": world.fingerprint,
-        "world_steps": world.steps, "world_dtype": world.dtype_name, "data": _digest(store),
+        "world_steps": world.steps, "world_dtype": world.dtype_name,
+        "world_temperature": world.temperature, "data": _digest(store),
     }  # fmt: skip
     facts: dict[str, Any] = {"updates": 0, "seconds": 0.0, "tried": 0, "best": None}
     facts |= _resume(learner, out, arguments)

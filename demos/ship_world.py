@@ -106,7 +106,9 @@ def main() -> None:
     target = bundle.WORLDS / arguments.name
     shutil.copytree(arguments.world, target, dirs_exist_ok=True)
     text = json.loads((target / "world.json").read_text())
-    text |= {"name": arguments.name, "metrics": json.loads((arguments.measured / "metrics.json").read_text())}
+    metrics = json.loads((arguments.measured / "metrics.json").read_text())
+    text |= {"name": arguments.name, "metrics": metrics, "temperature": metrics["temperature"]}
+    text["format_version"] = bundle.FORMAT_VERSION
     (target / "world.json").write_text(json.dumps(text, indent=1) + "\n")
     world, store = bundle.load(target), EpisodeStore(arguments.data)
     episodes = held_out(world, store, len(store))

@@ -31,6 +31,7 @@ class FakeWorld:
     num_prompts, steps, dtype_name, device = 5, 1, "float32", torch.device("cpu")
     latent, takes_latent_actions = None, False
     prompts, guidance, context_level = SimpleNamespace(latents=torch.zeros(5, 3, 3, 1, 1)), None, 0.0
+    temperature = 1.0
     fingerprint = "fa" * 32
     latent_bound = torch.tensor([-1e4, 1e4])[:, None, None, None].expand(2, 3, 1, 1)
 

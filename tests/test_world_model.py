@@ -136,6 +136,27 @@ def test_the_number_of_steps_can_be_chosen_at_load(tmp_path):
         bundle.load(folder, steps=0)
 
 
+def test_a_temperature_scales_the_noise_that_a_frame_begins_as_and_is_kept_with_the_world(tmp_path):
+    folder, frames = bundle.save(tiny_world(), tmp_path / "world"), {}
+    for temperature in (1.0, 1.25):
+        world = bundle.load(folder, temperature=temperature)
+        state = world.initial(torch.arange(2), noise.address_of([0, 1]))
+        world.denoiser.bound = world.denoiser.bound * 1e6  # nothing is clamped
+        world.sampler = lambda denoise, process, shape, draw: (denoise(draw(0), *draw(0).new_ones(2, 2)), draw(0))[1]
+        frames[temperature] = world.step(state, actions(world))[0].latent
+    torch.testing.assert_close(frames[1.25], 1.25 * frames[1.0])
+    world = bundle.load(bundle.save(bundle.load(folder, temperature=1.25), tmp_path / "hot"))
+    assert world.temperature == 1.25 and bundle.load(folder).temperature == 1
+    edit(folder, lambda text: text.pop("temperature"))  # as of a world of an older format
+    assert bundle.load(folder).temperature == 1
+
+
+@pytest.mark.parametrize("temperature", [0, -1, 4, "hot", True, float("nan")])
+def test_a_temperature_that_is_none_is_refused_in_one_sentence(tmp_path, temperature):
+    with pytest.raises(ValueError, match="expected a temperature above 0 and up to 3, found"):
+        bundle.load(bundle.save(tiny_world(), tmp_path / "world"), temperature=temperature)
+
+
 def test_saving_over_a_world_replaces_it_whole(tmp_path):
     bundle.save(tiny_world(steps=2), tmp_path / "world")
     bundle.save(tiny_world(steps=1), tmp_path / "world")

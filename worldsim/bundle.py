@@ -48,7 +48,8 @@ from worldsim.models.unet import UNet, UNetConfig
 from worldsim.types import Clip, Forecaster, Sampler, WorldInfo
 from worldsim.world_model import WorldModel
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+HOTTEST = 3.0  # temperature
 PROMPT = [field.name for field in fields(Clip) if field.name not in ("frames", "varies")]  # what is kept of a clip
 WORLDS = Path(__file__).parent / "worlds"
 MODULES = {
@@ -115,10 +116,12 @@ def load(
     sampler: str | Sampler | None = None,
     guidance: float | Guidance | None = None,
     dtype: torch.dtype | str | None = None,
+    temperature: float | None = None,
 ) -> WorldModel:
     """Loads a world by the name of a shipped one or the path of a bundle.
 
-    How it is sampled is its own, unless a `sampler` (by name, or built), its `steps` or a `guidance` says otherwise.
+    How it is sampled is its own, unless a `sampler` (by name, or built), its `steps`, a `guidance` or a `temperature`
+    says otherwise: above 1 more comes of what is rare.
     With `dtype="bfloat16"` (None: float32) batches dream faster where the hardware multiplies it, far slower elsewhere.
     Raises ValueError, in one sentence, for an unknown name and a bundle that is incomplete, corrupt or newer.
     """
@@ -134,7 +137,8 @@ def load(
         weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in named}
         own, own_guidance = _value(text["parts"]["sampler"]), _value(text["parts"].get("guidance"))
         sampling = choose_sampler(own, sampler, steps), choose_guidance(own_guidance, guidance)
-        return _build(text, weights, device, dtype, *sampling)
+        temperature = _read_temperature(text.get("temperature", 1.0) if temperature is None else temperature)
+        return _build(text, weights, device, dtype, *sampling, temperature)
     except torch.OutOfMemoryError:
         raise
     except (KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
@@ -159,6 +163,12 @@ def read_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if (name := str(torch.float32 if dtype is None else dtype).removeprefix("torch.")) not in DTYPES:
         raise ValueError(f"expected dtype= one of {', '.join(DTYPES)}, found {dtype}")
     return DTYPES[name]
+
+
+def _read_temperature(temperature: Any) -> float:
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature <= HOTTEST:
+        raise ValueError(f"expected a temperature above 0 and up to {HOTTEST:g}, found {temperature!r}; 1 is the usual")
+    return float(temperature)
 
 
 def read_info(text: dict) -> WorldInfo:
@@ -198,6 +208,7 @@ def _describe(world: WorldModel) -> dict[str, Any]:
         "provenance": info.provenance,
         "metrics": info.metrics,
         "context_level": world.context_level,
+        "temperature": world.temperature,
         "parts": {
             "autoencoder": _plain(world.autoencoder, world.autoencoder.config),
             "backbone": _plain(denoiser.backbone, denoiser.backbone.config),
@@ -235,6 +246,7 @@ def _build(
     dtype: torch.dtype,
     sampler: Sampler,
     guidance: Guidance | None,
+    temperature: float,
 ) -> WorldModel:
     parts = text["parts"]
     described = parts.get("forecaster")
@@ -261,8 +273,9 @@ def _build(
             f"expected prompts with actions of {info.action_space}, found {prompts.action.shape[-1]} channels"
         )
     return WorldModel(
-        info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"], guidance, latent, dtype
-    )
+        info, autoencoder, denoiser, outcome, sampler, prompts, text["context_level"], guidance, latent, dtype,
+        temperature,
+    )  # fmt: skip
 
 
 def module_of(config: Any) -> Any:

@@ -50,14 +50,17 @@ class WorldModel:
         guidance: Guidance | None = None,
         latent: LatentActions | None = None,
         dtype: torch.dtype = torch.float32,
+        temperature: float = 1.0,
     ):
         """`prompts` `[p t …]` are clips to start from; `context_level` is the noise level of committed frames.
 
         `latent` names what happens in recordings of which the world's actions are not known. `dtype` is what networks
-        multiply in to dream and to decode; states are float32 whatever it is.
+        multiply in to dream and to decode; states are float32 whatever it is. `temperature` is the deviation of the
+        noise that a frame begins as: above 1 more of what is rare comes (as Ha and Schmidhuber 2018 made dreams harder;
+        a network that removes too much wants more noise, Karras et al. 2022).
         """
         self.info, self.sampler, self.context_level, self.prompts = info, sampler, context_level, prompts
-        self.dtype = dtype
+        self.dtype, self.temperature = dtype, temperature
         self.guidance, self.latent = guidance, latent
         self.autoencoder, self.denoiser, self.outcome = autoencoder, denoiser, outcome
         for part in self._networks:
@@ -142,6 +145,7 @@ class WorldModel:
         address = state.address + torch.arange(3, device=self.device) // 2  # [0, 0, 1], made on the device
         shape = tuple(state.latent.shape[1:])
         start, commit = noise.normals(address, shape, (noise.START, noise.COMMIT)).unbind(1)
+        start = self.temperature * start
 
         def draw(index: int) -> Tensor:
             return noise.normal(address, shape, noise.SOLVER + (index << noise.INDEX)) if index else start

@@ -28,7 +28,9 @@ def main(config: DictConfig) -> int:
     if not (isinstance(seed, int) and 0 <= seed < 2**31):
         raise ValueError(f"expected a seed from 0 to 2**31 - 1, found {seed!r}")
     how = instantiate(config[config.agent])
-    world = bundle.load(str(config.world), config.device, config.steps, dtype=config.dtype)
+    world = bundle.load(
+        str(config.world), config.device, config.steps, dtype=config.dtype, temperature=config.temperature
+    )
     if world.info.action_space is None:
         raise ValueError(f"expected a world with actions, found {world.info.name}, which has none")
     store = None if config.data is None else open_data(config.data)

@@ -81,7 +81,7 @@ def _subject(config: DictConfig, store: EpisodeStore) -> tuple[str, Subject, Epi
     if count is None:
         count = 6 if config.quick else 20
     if ":" not in name:
-        world = bundle.load(name, config.device, config.steps, dtype=config.dtype)
+        world = bundle.load(name, config.device, config.steps, dtype=config.dtype, temperature=config.temperature)
         store = _named(world, store)
         return world.info.name, Dream(world), store, held_out(world, store, count)
     module, _, attribute = name.partition(":")
@@ -120,6 +120,8 @@ def settings(world: WorldModel) -> list[str]:
     parts = [world.sampler, world.guidance, world.context_level, world.autoencoder.config]
     if world.dtype != torch.float32:  # the usual one goes without saying, in evaluations that are half done too
         parts.append(world.dtype)
+    if world.temperature != 1:
+        parts.append(world.temperature)
     return [world.fingerprint, *map(repr, parts)]
 
 

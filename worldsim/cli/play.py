@@ -122,7 +122,8 @@ def read_keymap(path: Path, space: gym.Space) -> Keymap:
 
 
 def _load(config: DictConfig) -> WorldModel:
-    return bundle.load(str(config.world), config.device, config.steps, config.sampler, config.guidance)
+    how = config.device, config.steps, config.sampler, config.guidance
+    return bundle.load(str(config.world), *how, temperature=config.temperature)
 
 
 def _make_policy(config: DictConfig, env: WorldModelEnv, keymap: Keymap) -> Policy | None:

@@ -59,9 +59,9 @@ class Labels:
                 signs = len(values) > CLASSES
                 self._values.append((column, CENTRE * float(np.abs(x).max()) if signs else values))
         self.counts = [3 if isinstance(kept, float) else len(kept) for _, kept in self._values]
-        signs = ("below 0", "about 0", "above 0")
+        signs = ["below 0", "about 0", "above 0"]
         self.names = [  # of the classes of each number that changes, by its place in a packed action
-            [f"{i}: {name}" for name in (signs if isinstance(kept, float) else (f"{x:g}" for x in kept))]
+            [f"{i}: {name}" for name in (signs if isinstance(kept, float) else [f"{x:g}" for x in kept])]
             for i, kept in self._values
         ]
 

@@ -42,7 +42,9 @@ small { color: #555 }
 
 def sampling(m: dict[str, Any]) -> str:
     """Returns how the dreams of metrics were sampled."""
-    return f"K = {m['steps']}" + (", bfloat16" if m.get("dtype") == "bfloat16" else "")
+    hot = m.get("temperature") or 1
+    named = ["bfloat16"] * (m.get("dtype") == "bfloat16") + [f"temperature {hot:g}"] * (hot != 1)
+    return ", ".join((f"K = {m['steps']}", *named))
 
 
 def report(name: str, m: dict[str, Any], films: Sequence[Sequence[np.ndarray]], fps: float) -> str:
