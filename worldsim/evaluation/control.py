@@ -59,11 +59,10 @@ class Labels:
                 signs = len(values) > CLASSES
                 self._values.append((column, CENTRE * float(np.abs(x).max()) if signs else values))
         self.counts = [3 if isinstance(kept, float) else len(kept) for _, kept in self._values]
-        signs = ["below 0", "about 0", "above 0"]
-        self.names = [  # of the classes of each number that changes, by its place in a packed action
-            [f"{i}: {name}" for name in (signs if isinstance(kept, float) else [f"{x:g}" for x in kept])]
-            for i, kept in self._values
-        ]
+        self.names: list[list[str]] = []  # of the classes of each number that changes, by its place in the action
+        for column, kept in self._values:
+            classes = ["below 0", "about 0", "above 0"] if isinstance(kept, float) else [f"{x:g}" for x in kept]
+            self.names.append([f"{column}: {name}" for name in classes])
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         """Returns classes `[n j]` of actions `[n k]`, for the j numbers that change."""
