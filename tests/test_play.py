@@ -71,7 +71,7 @@ def config(**given):
 def worlds(monkeypatch):
     """Makes `world=fake` and `world=endless` worlds that ship."""
     made = {"fake": lambda: FakeWorld(fps=30.0), "endless": lambda: FakeWorld(fps=30.0, end=0)}
-    monkeypatch.setattr(bundle, "load", lambda world, *_: made[world]())
+    monkeypatch.setattr(bundle, "load", lambda world, *_, **__: made[world]())
 
 
 def test_held_keys_act_until_they_are_let_go(dummy):

@@ -356,7 +356,7 @@ def test_the_mouse_is_let_go_of_and_taken_again(dummy, monkeypatch):
 
 @pytest.mark.parametrize("given", [{"record": "mine"}, {"game": {"_target_": "x"}}])
 def test_what_wants_a_window_is_refused_without_one(tmp_path, monkeypatch, given):
-    monkeypatch.setattr(bundle, "load", lambda *_: FakeWorld())
+    monkeypatch.setattr(bundle, "load", lambda *_, **__: FakeWorld())
     monkeypatch.chdir(tmp_path)
     config = OmegaConf.merge(
         OmegaConf.load(f"{CONFIGS}/play.yaml"), {"world": "fake", "headless": True, "frames": 2, **given}
@@ -491,7 +491,7 @@ def test_minutes_of_play_take_no_more_memory(dummy):
     ],
 )
 def test_a_keymap_in_yaml_replaces_the_world_s(dummy, tmp_path, monkeypatch, text, message):
-    monkeypatch.setattr(bundle, "load", lambda *_: FakeWorld(end=0))
+    monkeypatch.setattr(bundle, "load", lambda *_, **__: FakeWorld(end=0))
     (tmp_path / "keys.yaml").write_text(text)
     config = OmegaConf.merge(
         OmegaConf.load("configs/play.yaml"), {"world": "fake", "frames": 2, "keymap": str(tmp_path / "keys.yaml")}
@@ -506,7 +506,7 @@ def test_a_keymap_in_yaml_replaces_the_world_s(dummy, tmp_path, monkeypatch, tex
 
 
 def test_the_command_keeps_what_is_played_and_closes_the_real_game(dummy, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle, "load", lambda *_: FakeWorld(end=0))
+    monkeypatch.setattr(bundle, "load", lambda *_, **__: FakeWorld(end=0))
     games = []
     monkeypatch.setattr(play, "instantiate", lambda *_, **__: games.append(CountingGame()) or games[-1])
     config = OmegaConf.merge(

@@ -432,7 +432,7 @@ def test_a_token_is_needed_wherever_others_can_ask():
     ],
 )
 def test_bad_arguments_are_one_sentence(given, message, monkeypatch):
-    monkeypatch.setattr(bundle, "load", lambda *_: fake())
+    monkeypatch.setattr(bundle, "load", lambda *_, **__: fake())
     with pytest.raises(ValueError) as raised:
         play.main(OmegaConf.merge(OmegaConf.load("configs/play.yaml"), given))
     assert message in str(raised.value) and "\n" not in str(raised.value)
