@@ -108,7 +108,7 @@ def main() -> None:
     text = json.loads((target / "world.json").read_text())
     metrics = json.loads((arguments.measured / "metrics.json").read_text())
     text |= {"name": arguments.name, "metrics": metrics, "temperature": metrics["temperature"]}
-    text["format_version"] = bundle.FORMAT_VERSION
+    text["format_version"] = bundle.FORMAT_VERSION  # which holds a temperature
     (target / "world.json").write_text(json.dumps(text, indent=1) + "\n")
     world, store = bundle.load(target), EpisodeStore(arguments.data)
     episodes = held_out(world, store, len(store))

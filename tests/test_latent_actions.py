@@ -425,7 +425,7 @@ def test_labels_are_written_as_a_file_that_import_takes(mixed, tmp_path, monkeyp
     store, truths, found = mixed
     info = WorldInfo("walks", "walk", 15.0, store.info.action_space, (SIDE, SIDE, 3))
     world = SimpleNamespace(latent=found, info=info, action_codec=ActionCodec(store.info.action_space))
-    monkeypatch.setattr(bundle, "load", lambda *_, **__: world)
+    monkeypatch.setattr(bundle, "load", lambda *_: world)
     out = tmp_path / "labels.csv"
     assert main(["label", "world=x", f"data={tmp_path / 'mute'}", f"out={out}"]) == 0
     lines = out.read_text().splitlines()
