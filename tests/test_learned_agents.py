@@ -470,12 +470,15 @@ def test_an_agent_is_taught_judged_recorded_and_played_by_command(tmp_path, caps
     assert len(found["returns"]) == 3 and found["game"] == "worldsim-real/Arena-v0" and "imagined" in found
     dream = [f"out={tmp_path / 'dream'}", "world=arena", "steps=1", "episodes=2", "max_episode_steps=3"]
     assert main(["agent", "eval", f"agent={out}", *dream]) == 0
-    assert main(["record", "game=arena", f"policy={out}", "frames=20", f"out={tmp_path / 'data'}"]) == 0
+    for policy in (out, f"{out}+{out}+sticky"):
+        assert main(["record", "game=arena", f"policy={policy}", "frames=20", f"out={tmp_path / policy[-4:]}"]) == 0
     film = ["headless=true", "frames=3", "steps=1", f"out={tmp_path / 'film.mp4'}"]
     assert main(["play", "world=arena", f"agent={out}", *film]) == 0
     capsys.readouterr()
     assert main(["play", "world=doom-take-cover", f"agent={out}", *film]) == 2
     assert "expected an agent for the actions Discrete(3), found one for MultiBinary(4)" in capsys.readouterr().err
+    assert main(["record", "game=arena", f"policy={out}+nobody", "frames=20", f"out={tmp_path / 'no'}"]) == 2
+    assert "unknown policy 'nobody'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

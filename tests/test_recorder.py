@@ -247,7 +247,7 @@ def test_held_keeps_one_action_for_an_episode():
     assert later[0] != first[0] and later[1] == first[1]
 
 
-def test_a_mix_draws_a_policy_for_each_episode():
+def test_in_a_mix_one_acts_all_along_or_all_take_turns():
     def one(observation, rng, space):
         return 1
 
@@ -257,11 +257,13 @@ def test_a_mix_draws_a_policy_for_each_episode():
     space, rng = gym.spaces.Discrete(3), np.random.default_rng(0)
     policy = MixedPolicy([FunctionPolicy(function, space, rng) for function in (one, two)], rng)
     frames, drawn = np.zeros((1, 2, 2, 3), np.uint8), []
-    for _ in range(60):
-        steps = [policy(frames, np.array([step == 0])).item() for step in range(5)]
-        assert len(set(steps)) == 1
-        drawn.append(steps[0])
-    assert 18 < drawn.count(1) < 42
+    for _ in range(200):
+        drawn.append([policy(frames, np.array([step == 0])).item() for step in range(128)])
+    alone = [steps[0] for steps in drawn if len(set(steps)) == 1]
+    assert 80 < len(alone) < 150 and 30 < alone.count(1) < 75
+    turns = np.array([steps for steps in drawn if len(set(steps)) > 1])
+    lengths = np.concatenate([np.diff(np.flatnonzero(np.diff(steps))) for steps in turns])
+    assert 0.4 < (turns == 1).mean() < 0.6 and (lengths <= 2).mean() > 0.1 and (lengths > 32).mean() > 0.1
 
 
 def test_sticky_draws_anew_when_an_episode_starts():
@@ -291,7 +293,8 @@ def test_one_seed_twice_gives_the_same_actions_and_leaves_the_games_space_alone(
     [
         (
             "stick",
-            "unknown policy 'stick'; expected one of random, sticky, held, wander, mix, human, or module:function",
+            "unknown policy 'stick'; expected one of random, sticky, held, wander, mix, human, an agent's folder, or "
+            "module:function",
         ),
         ("no_such_module:act", "No module named 'no_such_module'"),
         ("math:no_such_function", "no attribute 'no_such_function'"),

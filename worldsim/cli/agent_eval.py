@@ -18,8 +18,8 @@ from tqdm import tqdm
 from worldsim import bundle
 from worldsim.actions import unpack_rows
 from worldsim.agents.agent import Agent
-from worldsim.cli.agents import agent_folder, check_game, find_actor
-from worldsim.data.policies import Policy, find_policy
+from worldsim.cli.agents import agent_folder, check_actor, check_game, find_actor
+from worldsim.data.policies import Policy
 from worldsim.dream.registration import REAL_GAMES, endless
 from worldsim.dream.vector_env import WorldModelVectorEnv
 from worldsim.envs.doom import TICS
@@ -41,8 +41,7 @@ def main(config: DictConfig) -> int:
     name = str(config.agent)
     folder = agent_folder(name)
     facts = Agent.load(folder).facts if folder else {}
-    if folder is None and not Path(name).is_dir():
-        find_policy(name)  # says what there is, before games are made
+    check_actor(name)
     bundle.read_dtype(config.dtype)  # which the real game has no use for
     envs, played = _envs(config, facts)
     try:

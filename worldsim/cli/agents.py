@@ -13,7 +13,7 @@ import numpy as np
 
 from worldsim.agents.agent import FILE, Agent
 from worldsim.bundle import WORLDS, shipped
-from worldsim.data.policies import Policy, find_policy
+from worldsim.data.policies import MixedPolicy, Policy, find_policy
 
 
 def agent_folder(name: str) -> Path | None:
@@ -28,13 +28,30 @@ def check_game(game: Any) -> None:
         raise ValueError("expected a game to play in, found game=dream or game=screen; a dream is world=")
 
 
+def check_actor(name: str) -> None:
+    """Raises ValueError, in one sentence, for a name that is no one's, before games are made."""
+    if agent_folder(name) is not None:
+        return
+    if "+" in name:
+        for part in name.split("+"):
+            check_actor(part)
+    elif name in shipped():
+        raise ValueError(f"expected an agent beside the world {name}, found none; train one: worldsim agent train")
+    elif Path(name).is_dir():
+        raise ValueError(f"expected an agent in {name}, found no {FILE}; train one: worldsim agent train")
+    else:
+        find_policy(name)
+
+
 def find_actor(
     name: str, space: gym.Space | None, rng: np.random.Generator, greedy: bool | None = None, latent: bool = False
 ) -> Policy:
     """Returns who acts, in a game or a dream whose actions are its own or `latent`.
 
+    `a+b` mixes; a name given twice acts twice as often.
     Raises ValueError, in one sentence, for one that is not there or knows other actions.
     """
+    check_actor(name)
     if (folder := agent_folder(name)) is not None:
         agent = Agent.load(folder, greedy, int(rng.integers(2**31))).check(space)
         if bool(agent.facts.get("latent_actions")) != latent:
@@ -43,10 +60,8 @@ def find_actor(
                 f"expected an agent whose actions are {kinds[latent]}, found {kinds[not latent]} in {name}"
             )
         return agent
-    if name in shipped():
-        raise ValueError(f"expected an agent beside the world {name}, found none; train one: worldsim agent train")
-    if Path(name).is_dir():
-        raise ValueError(f"expected an agent in {name}, found no {FILE}; train one: worldsim agent train")
+    if "+" in name:
+        return MixedPolicy([find_actor(part, space, rng, greedy, latent) for part in name.split("+")], rng)
     if space is None:
         raise ValueError("expected a world with actions, found one without")
     return find_policy(name)(space, rng)

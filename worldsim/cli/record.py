@@ -17,10 +17,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from worldsim.cli.agents import agent_folder, find_actor
+from worldsim.cli.agents import check_actor, find_actor
 from worldsim.data import holds
 from worldsim.data.episodes import DatasetInfo, EpisodeStore, EpisodeWriter
-from worldsim.data.policies import Policy, find_policy
+from worldsim.data.policies import Policy
 from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.dream.registration import gym_id
 from worldsim.play.human import HumanPolicy
@@ -35,8 +35,8 @@ def main(config: DictConfig) -> int:
         return _record_screen(config, policy_name)
     if policy_name == "human" and config.num_envs != 1:
         raise ValueError(f"expected num_envs=1 with policy=human, found num_envs={config.num_envs}")
-    if policy_name != "human" and agent_folder(policy_name) is None:
-        find_policy(policy_name)  # a wrong name must not cost the making of games
+    if policy_name != "human":
+        check_actor(policy_name)
     env, threads = _make(config), torch.get_num_threads()
     if getattr(env, "world", None) is None:
         torch.set_num_threads(1)  # a frame is too small for more, which wait for one another where a core is busy

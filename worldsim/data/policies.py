@@ -65,9 +65,14 @@ class StickyPolicy:
             self._held, self._left = np.zeros((len(started), self._width)), np.zeros(len(started), int)
         for row in np.flatnonzero((self._left == 0) | started):
             self._held[row] = self._random.draw()
-            self._left[row] = self._longest ** self._rng.random() + 0.5
+            self._left[row] = _hold(self._rng, self._longest)
         self._left -= 1
         return self._held.copy()
+
+
+def _hold(rng: np.random.Generator, longest: int = LONGEST_HOLD) -> int:
+    """Returns steps from 1 to `longest`, log-uniform."""
+    return int(longest ** rng.random() + 0.5)
 
 
 class HeldPolicy:
@@ -85,15 +90,25 @@ class HeldPolicy:
 
 
 class MixedPolicy:
-    """Several policies, one drawn for each row and episode."""
+    """Several policies: in half of the episodes one acts all along, in the others they take turns of 1 to 128 steps.
+
+    A policy's mistakes must be seen where another would not have led, and the other way round.
+    """
 
     def __init__(self, policies: Sequence[Policy], rng: np.random.Generator):
-        self._policies, self._rng, self._chosen = policies, rng, np.zeros(0, int)
+        self._policies, self._rng = policies, rng
+        self._chosen = self._left = np.zeros(0, int)  # left: steps of a turn
+        self._turns = np.zeros(0, bool)  # rows whose policies take turns in this episode
 
     def __call__(self, observations: np.ndarray, started: np.ndarray) -> np.ndarray:
-        if len(self._chosen) != len(started):
-            self._chosen = self._rng.integers(len(self._policies), size=len(started))
-        self._chosen[started] = self._rng.integers(len(self._policies), size=started.sum())
+        if len(self._left) != len(started):
+            started = np.ones(len(started), bool)
+            self._chosen, self._left, self._turns = (np.zeros(len(started), kind) for kind in (int, int, bool))
+        self._turns[started] = self._rng.random(started.sum()) < 0.5
+        for row in np.flatnonzero((self._left == 0) & self._turns | started):
+            self._chosen[row] = self._rng.integers(len(self._policies))
+            self._left[row] = _hold(self._rng)
+        self._left -= 1
         actions = np.stack([policy(observations, started) for policy in self._policies])
         return actions[self._chosen, np.arange(len(started))]
 
@@ -128,7 +143,8 @@ def find_policy(name: str) -> Callable[[gym.Space, np.random.Generator], Policy]
     module, colon, attribute = str(name).partition(":")
     if not (module and colon and attribute):
         raise ValueError(
-            f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}, mix, human, or module:function"
+            f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}, mix, human, an agent's folder, or "
+            "module:function"
         )
     try:
         function = getattr(import_module(module), attribute)
