@@ -521,12 +521,13 @@ def test_an_outcome_is_read_from_the_frame_that_is_dreamed_and_not_from_the_real
     clip, model = random_clip(8, 5, LATENT, CODEC), denoiser()
     outcome = shake(OutcomeModel(OutcomeConfig(model.backbone.feature_width, CODEC.width)))
 
-    def total(latents):
+    def total(latents, **sampling):
         changed = replace(clip, latents=latents)
-        return outcome_loss(outcome, model, changed, DenoisingConfig(), generator=generator()).total
+        return outcome_loss(outcome, model, changed, DenoisingConfig(), **sampling, generator=generator()).total
 
     real, history = clip.latents.clone(), clip.latents.clone()
     real[:, -1] += 1
     history[:, -2] += 1
     assert torch.equal(total(real), total(clip.latents))
     assert not torch.equal(total(history), total(clip.latents))
+    assert not torch.equal(total(real, temperature=1.3), total(real))

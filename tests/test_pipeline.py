@@ -63,8 +63,9 @@ def run(tmp_path, data="data", episodes=12, **changes) -> Run:
 
 
 def test_episodes_become_a_world_that_steps_like_an_environment(tmp_path):
-    tiny_run = run(tmp_path)
+    tiny_run = run(tmp_path, preset=replace(TINY, temperature=1.25))
     world = train_world(tiny_run)
+    assert world.temperature == 1.25
     assert world.info.frame_shape == SHAPE and world.info.provenance["preset"] == "tiny"
     trained = set(world.info.provenance["training_episodes"])
     hashes = [record.hash for record in tiny_run.store.records]
@@ -194,6 +195,7 @@ def test_folded_pixels_need_no_codec_s_training_and_a_world_can_be_trained_on(tm
     train_world(more, "codec")
     facts = json.loads((more.folder / "run.json").read_text())
     assert facts["preset.autoencoder"].pop("deadband") is None  # as a version wrote it that had none
+    assert facts.pop("preset.temperature") == 1
     assert "attention" not in facts["preset.backbone"]  # what is not said is on
     other = {**facts, "preset.backbone": {**facts["preset.backbone"], "attention": False}}
     (more.folder / "run.json").write_text(json.dumps(other))

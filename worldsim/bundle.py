@@ -137,7 +137,7 @@ def load(
         weights = {name: _read_weights(folder, name, text["sha256"][name]) for name in named}
         own, own_guidance = _value(text["parts"]["sampler"]), _value(text["parts"].get("guidance"))
         sampling = choose_sampler(own, sampler, steps), choose_guidance(own_guidance, guidance)
-        temperature = _read_temperature(text.get("temperature", 1.0) if temperature is None else temperature)
+        temperature = read_temperature(text.get("temperature", 1.0) if temperature is None else temperature)
         return _build(text, weights, device, dtype, *sampling, temperature)
     except torch.OutOfMemoryError:
         raise
@@ -165,7 +165,8 @@ def read_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     return DTYPES[name]
 
 
-def _read_temperature(temperature: Any) -> float:
+def read_temperature(temperature: Any) -> float:
+    """Returns a temperature. Raises ValueError, in one sentence, for one that no frame can begin at."""
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature <= HOTTEST:
         raise ValueError(f"expected a temperature above 0 and up to {HOTTEST:g}, found {temperature!r}; 1 is the usual")
     return float(temperature)

@@ -45,12 +45,13 @@ def outcome_loss(
     rarity: Rarity | None = None,
     *,
     steps: int = 4,
+    temperature: float = 1.0,
     generator: torch.Generator,
 ) -> Loss:
     """Returns the loss on the last frame of a clip `[b t …]`, on the features of what the denoiser makes of it.
 
-    As in play that comes from noise in 1, 2, 4, … or `steps` steps. The real frame would tell too much: where one that
-    ends an episode repeats the frame before, say, a dream need not.
+    As in play that comes from noise of a `temperature` in 1, 2, 4, … or `steps` steps. The real frame would tell too
+    much: where one that ends an episode repeats the frame before, say, a dream need not.
 
     With `rarity` the clip is an `EventSampler`'s. Reward then learns from its first two parts and termination from the
     first and the third, with the log-odds added by which either is likelier there: what the heads say stays what the
@@ -64,7 +65,7 @@ def outcome_loss(
     with torch.no_grad():
         forecast = denoiser.forecaster.foresee(history, action)
         levels = [last.new_full((len(last), 1), i / count) for i in range(count, -1, -1)]
-        noise = start(denoiser.process, draw.normal(last.shape))
+        noise = temperature * start(denoiser.process, draw.normal(last.shape))
         _, features = dreamed(denoiser, history, action, clip.valid[:, -1:], forecast, noise, levels)
     distribution = outcome(features[:, 0], action[:, 0])
     known = clip.known[:, -1].float()

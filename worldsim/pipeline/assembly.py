@@ -88,7 +88,10 @@ def assemble(
     )  # fmt: skip
     prompts = prompt_clips(run, clips).to(run.torch_device)
     sampler = EulerSampler(preset.steps)
-    return WorldModel(facts, autoencoder, denoiser, outcome, sampler, prompts, preset.context_level, latent=latent)
+    return WorldModel(
+        facts, autoencoder, denoiser, outcome, sampler, prompts, preset.context_level,
+        latent=latent, temperature=float(preset.temperature),
+    )  # fmt: skip
 
 
 def prompt_clips(run: Run, clips: ClipTable) -> Clip:

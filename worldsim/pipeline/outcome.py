@@ -33,8 +33,10 @@ def train_outcome(run: Run, denoiser: Denoiser, clips: ClipTable) -> OutcomeMode
     rarity = Rarity(sampler.common, reward, end, apart=not bool((near[1:] & near[0]).any()))
 
     def objective(model, average, clip, progress, generator):
-        clip, steps = clip.to(device), preset.steps
-        return outcome_loss(model, denoiser, clip, preset.denoising, rarity, steps=steps, generator=generator)
+        return outcome_loss(
+            model, denoiser, clip.to(device), preset.denoising, rarity,
+            steps=preset.steps, temperature=preset.temperature, generator=generator,
+        )  # fmt: skip
 
     def batch(step: int) -> Clip:
         windows = sampler.windows(step, sizes.batch)

@@ -65,6 +65,7 @@ class Preset:
     forecast: StageSizes | None = None  # goes with a forecaster
     forecast_share: float = 0.35  # of what codec and encoding leave, that its training gets
     steps: int = 4
+    temperature: float = 1.0  # of the world, and of the frames that outcomes are learned from
     context_level: float = 0.1
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     process: Any = field(default_factory=RectifiedFlow)
@@ -74,6 +75,7 @@ class Preset:
         check(self.prediction, self.process)  # before the codec is trained, not after
         check_weight(self.denoising.weight, self.prediction, self.process)
         EulerSampler(self.steps)  # says what is wrong with them
+        bundle.read_temperature(self.temperature)
         shares = (self.context_level, self.forecast_share)
         if not (all(isinstance(x, (int, float)) for x in shares) and 0 <= shares[0] < 1 and 0 < shares[1] < 1):
             raise ValueError(
@@ -123,7 +125,7 @@ class Run:
         """
         preset = {f"preset.{f.name}": _plain(getattr(self.preset, f.name)) for f in fields(self.preset)}
         path = self.folder / "run.json"
-        theirs = {"batches": 1} | json.loads(path.read_text()) if path.exists() else {}
+        theirs = {"batches": 1, "preset.temperature": 1.0} | json.loads(path.read_text()) if path.exists() else {}
         batches = self.batches or theirs.get("batches") or self.processes.count
         if batches < self.processes.count:
             raise ValueError(
