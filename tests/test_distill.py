@@ -154,6 +154,14 @@ def test_a_jump_and_the_clean_latent_behind_it_are_inverse():
     assert torch.allclose(jump(lambda *_: clean, x, time, target), goal, atol=1e-5)
 
 
+def test_noise_is_as_hot_as_the_teacher_s_dreams():
+    clean, generator = torch.full((4, 1, 32, 32), 3.0), torch.Generator().manual_seed(0)
+    task = Task(*[lambda *_: clean] * 3, clean, Draws(clean, generator), temperature=1.5)
+    assert task.noise().std() == pytest.approx(1.5, rel=0.05)
+    half = task.noised(torch.full((4,), 0.5))
+    assert half.std() == pytest.approx(0.75, rel=0.05) and half.mean() == pytest.approx(1.5, rel=0.05)
+
+
 def test_a_teacher_s_flow_is_followed_to_where_it_leads():
     x = torch.linspace(-2, 2, 9).reshape(9, 1, 1, 1)
     one = torch.ones(9)
@@ -212,7 +220,7 @@ def test_student_and_critic_learn_from_their_own_terms_alone(method):
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     folder = tmp_path_factory.mktemp("taught")
-    world = train_world(run(folder, preset=PIXEL))
+    world = train_world(run(folder, preset=replace(PIXEL, temperature=1.25)))
     return folder, world
 
 
@@ -226,7 +234,7 @@ def distillation(folder, method, **changes) -> Distillation:
 def test_a_world_becomes_a_student_that_needs_fewer_steps(taught, method):
     folder, teacher = taught
     student = distill_world(distillation(folder, method, steps=2))
-    assert student.steps == 2 and student.fingerprint != teacher.fingerprint
+    assert student.steps == 2 and student.temperature == 1.25 and student.fingerprint != teacher.fingerprint
     assert student.info.provenance["preset"] == f"{method}, 2 steps"
     before = student.info.provenance["begun_from"]
     assert before["preset"] == "tiny" and before["minutes"] == teacher.info.provenance["minutes"]

@@ -40,14 +40,15 @@ class Task:
     round: int = 0  # for methods that take several: the teacher is the student of the round before
     critic: Critic | None = None  # learns the student's frames
     judge: Critic | None = None  # the critic as it stands: gradients pass through it to the student
+    temperature: float = 1.0  # of the noise, as in the teacher's dreams
 
     def noised(self, time: Tensor) -> Tensor:
         """Returns the frames that came, noised to `time [b]`."""
         return add_noise(RectifiedFlow(), self.clean, self.noise(), time)
 
     def noise(self) -> Tensor:
-        """Returns standard normal noise for every row, `[b c h w]`."""
-        return self.draw.normal(self.clean.shape)
+        """Returns normal noise for every row, of the world's temperature, `[b c h w]`."""
+        return self.temperature * self.draw.normal(self.clean.shape)
 
     def stretch(self) -> tuple[Tensor, Tensor]:
         """Draws where a step of a sampler of 1, 2, 4, … evaluations starts and ends, `[b]` each."""

@@ -121,7 +121,9 @@ def noisy_history(clip: Clip, config: DenoisingConfig, draw) -> Stream:
 
 
 @torch.no_grad()
-def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: int = 1) -> Clip:
+def resample_history(
+    teacher, clip: Clip, config: DenoisingConfig, draw, steps: int = 1, temperature: float = 1.0
+) -> Clip:
     """Replaces the newest history frames of some clips by what the teacher makes of them, one after the other.
 
     So the network learns to lead its own small errors back to the game, as in a dream there is nothing else to do it
@@ -137,7 +139,7 @@ def resample_history(teacher, clip: Clip, config: DenoisingConfig, draw, steps: 
         frame = map_rows(lambda x: x[:, position : position + 1], own)  # noqa: B023
         forecast = teacher.forecaster.foresee(history, frame.action)
         levels = [torch.full_like(frame.reward, config.resampled_level * i / steps) for i in range(steps, -1, -1)]
-        noise = draw.normal(frame.latents.shape)
+        noise = temperature * draw.normal(frame.latents.shape)
         x = start(teacher.process, noise)
         if config.resampled_level < 1:
             x = add_noise(teacher.process, forecast.residual(frame.latents), noise, levels[0])

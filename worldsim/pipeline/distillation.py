@@ -152,6 +152,7 @@ def _preset(how: Distillation, teacher: WorldModel) -> Preset:
         outcome=StageSizes(64, 1e-3),
         clip_length=teacher.prompts.latents.shape[1] + how.own_frames + 1,
         steps=how.steps,
+        temperature=teacher.temperature,
         context_level=teacher.context_level,
         denoising=DenoisingConfig(
             resampled_frames=how.own_frames, resampled_share=how.own_share, faulty_share=_faulty_share(how, teacher)
@@ -184,7 +185,7 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
     def objective(model, average, clip, progress, generator):
         able = known.first >> index <= how.steps  # of all jumps that a frame takes
         ready = config if able else replace(config, resampled_share=0.0)
-        task = _task(how, known, teacher, model, average, clip.to(device), null, ready, generator, index)
+        task = _task(how, run, known, teacher, model, average, clip.to(device), null, ready, generator, index)
         return known.loss(replace(task, progress=progress))
 
     def batch(step: int) -> Clip:
@@ -199,11 +200,11 @@ def _round(how: Distillation, run: Run, known: Known, index: int, teacher: Denoi
     return trained(run, stage, budget, run.seed + 1).student.eval()
 
 
-def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config, generator, index: int) -> Task:
+def _task(how, run, known, teacher, model, average, clip: Clip, null: Tensor, config, generator, index: int) -> Task:
     """Returns a batch as its method sees it in round `index`."""
-    draw = Draws(clip.latents, generator)
+    draw, temperature = Draws(clip.latents, generator), run.preset.temperature
     if config.resampled_frames:
-        clip = resample_history(average.student, clip, config, draw, how.steps)
+        clip = resample_history(average.student, clip, config, draw, how.steps, temperature)
     clip = faulty_history(map_rows(lambda x: x[:, config.resampled_frames :], clip), config, draw)
     repeats = torch.arange(len(clip.valid), device=clip.valid.device).repeat_interleave(known.group)
     history = noisy_history(clip, config, draw).select(repeats)
@@ -231,7 +232,7 @@ def _task(how, known, teacher, model, average, clip: Clip, null: Tensor, config,
     student, mean = (given(network, some) for network in (model.student, average.student))
     # The world itself was told drafts from everywhere; a student of it that teaches, as students are.
     taught = given(teacher, everywhere, begin if index else 1.0)
-    task = Task(taught, student, mean, clean, draw, how.steps, round=index)
+    task = Task(taught, student, mean, clean, draw, how.steps, round=index, temperature=temperature)
     return replace(task, critic=critic, judge=judge) if known.critic else task
 
 
