@@ -1,5 +1,7 @@
 """Every script of `demos/` that a user is told of runs and leaves what it says."""
 
+import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +9,9 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 
-from worldsim import load
+from worldsim import bundle, load
 from worldsim.agents.agent import Agent, AgentConfig, Network
+from worldsim.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,3 +58,31 @@ def test_a_game_becomes_a_world_to_play(tmp_path):
     told = run("my_game.py", tmp_path, *words)
     assert "worldsim play" in told and (tmp_path / "run" / "world" / "world.json").exists()
     assert (tmp_path / "play.mp4").exists() and (tmp_path / "check.html").exists()
+
+
+def test_an_agent_is_put_beside_the_world_it_was_taught_in_and_beside_no_other(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("ship_agent", ROOT / "demos" / "ship_agent.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    seen, out = tmp_path / "seen", tmp_path / "agent"
+    quick = ["q_learning.rows=2", "q_learning.horizon=4", "q_learning.memory=16", "q_learning.trials=1"]
+    teach = ["agent", "train", "world=arena", "agent=q_learning", "steps=1", "minutes=0.01", f"data={seen}"]
+    assert main(["record", "game=arena", "policy=random", "frames=40", f"out={seen}"]) == 0
+    assert main([*teach, f"out={out}", *quick]) == 0
+    assert main(["agent", "eval", f"agent={out}", f"out={out}", "episodes=2", "max_episode_steps=5"]) == 0
+    for name in ("arena", "doom-take-cover"):
+        shutil.copytree(bundle.WORLDS / name, tmp_path / "worlds" / name)
+    monkeypatch.setattr(bundle, "WORLDS", tmp_path / "worlds")
+    words = ["--data", str(seen), "--command", "worldsim agent train …"]
+    monkeypatch.setattr(sys, "argv", ["ship_agent.py", str(out), str(out), "arena", *words])
+    script.main()
+    card = (tmp_path / "worlds" / "arena" / "AGENT.md").read_text()
+    assert Agent.load(tmp_path / "worlds" / "arena").facts == Agent.load(out).facts
+    assert (
+        "40 recorded frames" in card and "worldsim agent train …" in card and "| worldsim-real/Arena-v0 | 2 |" in card
+    )
+    monkeypatch.setattr(sys, "argv", ["ship_agent.py", str(out), str(out), "doom-take-cover", *words])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "found one of another world" in capsys.readouterr().err
+    assert not (tmp_path / "worlds" / "doom-take-cover" / "agent.safetensors").exists()
