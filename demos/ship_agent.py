@@ -14,12 +14,12 @@ from worldsim.agents.agent import FILE, Agent
 from worldsim.data.episodes import EpisodeStore
 
 
-def row(figures: dict[str, Any]) -> str:
+def row(name: str, figures: dict[str, Any]) -> str:
     """Returns one agent's line of the table; of a Doom game lives are in tics as well."""
     span = "[{low:.0f}, {high:.0f}]".format(**figures["interval"])
     tics = f"{figures['tics']:.0f}" if "tics" in figures else ""
     values = [f"{figures['mean']:.0f} {span}", f"{figures['median']:.0f}", f"{figures['sd']:.0f}", tics]
-    return f"| {figures['agent']} | {figures['game']} | {figures['episodes']} | {' | '.join(values)} |"
+    return f"| {name} | {figures['game']} | {figures['episodes']} | {' | '.join(values)} |"
 
 
 def trials(run: Path) -> list[dict[str, Any]]:
@@ -33,13 +33,14 @@ def card(name: str, run: Path, figures: list[dict[str, Any]], frames: int, comma
     facts = Agent.load(run).facts
     how = ", ".join(f"{key} {value}" for key, value in facts["how"].items() if key != "by")
     curve = "\n".join(f"| {t['seconds'] / 60:.0f} | {t['updates']} | {t['trial']:.0f} |" for t in trials(run))
-    measured = "\n".join(row(part) for part in figures)
+    names = ["this one", *(Path(part["agent"]).name for part in figures[1:])]
+    measured = "\n".join(map(row, names, figures))
     listed = "\n    ".join(commands)
     return f"""# The agent of {name}
 
 `worldsim play agent={name}` lets it play the dream. It learned there alone ({facts["how"]["by"]},
-{facts["minutes"]:g} minutes, seed {facts["seed"]}), from moments of {frames:,} recorded frames on, which are all that
-world and agent have of the game.
+{facts["minutes"]:g} minutes, seed {facts["seed"]}), from moments of {frames:,} recorded frames on. What its world was
+trained on, the [world's card](README.md) says.
 
     {listed}
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder that `worldsim agent train` wrote")
     parser.add_argument("measured", type=Path, help="folder that `worldsim agent eval` wrote, of the real game")
     parser.add_argument("name", help="of the shipped world")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="all recordings that world or agent had")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="recordings that it began its dreams in")
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="folders of other agents' evaluations")
     parser.add_argument("--command", required=True, action="append", help="a command that made it, each once")
     arguments = parser.parse_args()

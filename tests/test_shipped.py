@@ -10,6 +10,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import worldsim
 from worldsim import bundle
+from worldsim.agents.agent import FILE, Agent
 from worldsim.cli.compose import compose
 from worldsim.dream.registration import gym_id
 
@@ -22,6 +23,17 @@ def test_the_default_world_of_play_ships():
 
 def test_all_worlds_together_stay_under_fifty_megabytes():
     assert sum(path.stat().st_size for path in bundle.WORLDS.rglob("*")) < 50e6
+
+
+@pytest.mark.parametrize("name", [name for name in WORLDS if (bundle.WORLDS / name / FILE).exists()])
+def test_an_agent_beside_a_world_was_taught_in_it_and_plays_it(name):
+    world, agent = worldsim.load(name), Agent.load(bundle.WORLDS / name)
+    assert (agent.facts["world"], agent.facts["world_temperature"]) == (world.fingerprint, world.temperature)
+    assert "worldsim agent train" in (bundle.WORLDS / name / "AGENT.md").read_text()
+    env = gym.make(gym_id(name))
+    observation, _ = env.reset(seed=0)
+    actions = [agent.act(env.step(agent.act(observation, step == 0))[0]) for step in range(3)]
+    assert all(env.action_space.contains(action) for action in actions)
 
 
 @pytest.mark.parametrize("name", WORLDS)
