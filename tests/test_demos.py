@@ -71,7 +71,7 @@ def test_an_agent_is_put_beside_the_world_it_was_taught_in_and_beside_no_other(t
     assert main([*teach, f"out={out}", *quick]) == 0
     assert main(["agent", "eval", f"agent={out}", f"out={out}", "episodes=2", "max_episode_steps=5"]) == 0
     for name in ("arena", "doom-take-cover"):
-        shutil.copytree(bundle.WORLDS / name, tmp_path / "worlds" / name)
+        shutil.copytree(bundle.WORLDS / name, tmp_path / "worlds" / name, ignore=lambda *_: {"agent.safetensors"})
     monkeypatch.setattr(bundle, "WORLDS", tmp_path / "worlds")
     words = ["--data", str(seen), "--command", "worldsim agent train …"]
     monkeypatch.setattr(sys, "argv", ["ship_agent.py", str(out), str(out), "arena", *words])
