@@ -371,7 +371,10 @@ def test_a_bad_script_is_one_sentence(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"agent": "clever"}, "expected one of random, sticky, held, wander, mix, human, or module:function"),
+        (
+            {"agent": "clever"},
+            "expected one of random, sticky, held, wander, mix, human, an agent's folder, or module:function",
+        ),
         ({"agent": "random", "script": "x.json"}, "found both"),
         ({"script": "no-such.json"}, "JSON file"),
         ({"frames": 0}, "at least 1"),
