@@ -1,22 +1,22 @@
 """Films an agent in the real game beside the same agent in a dream that begins with the same frame.
 
-python demos/film_agent.py runs/dodger doom-take-cover dodger.mp4
+python demos/film_agent.py doom-take-cover doom-take-cover dodger.mp4
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from worldsim import WorldModelEnv, load
 from worldsim.agents.agent import Agent
+from worldsim.cli.agents import agent_folder
 from worldsim.dream.registration import endless
 from worldsim.play.video import VideoWriter
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("agent", type=Path, help="folder of an agent")
+    parser.add_argument("agent", help="folder of an agent, or the shipped world that it came with")
     parser.add_argument("world", help="a shipped world's name or the path of a bundle, of a game of the library's own")
     parser.add_argument("out", help="mp4, webm or gif")
     parser.add_argument("--frames", type=int, default=300, help="at most (%(default)s)")
@@ -26,7 +26,8 @@ def main() -> None:
     game, dream = endless(world.info.game), WorldModelEnv(world)
     first, _ = game.reset(seed=arguments.seed)
     dream.reset(seed=arguments.seed, options={"prompt": first})
-    sides = [(env, Agent.load(arguments.agent)) for env in (game, dream)]
+    folder = agent_folder(arguments.agent) or arguments.agent
+    sides = [(env, Agent.load(folder)) for env in (game, dream)]
     frames, over = [first, first], [False, False]
     with VideoWriter(arguments.out, world.info.fps) as film:
         film.append(np.concatenate(frames, 1))
