@@ -87,7 +87,7 @@ class Network(nn.Module):
         h, w = self.position.shape[1:]
         cut = seen[:, :, : PATCH * h, : PATCH * w]
         folded = rearrange(cut, "b t (h i) (w j) rgb -> b h w (t i j rgb)", i=PATCH, j=PATCH)
-        x = self.patches((folded.float() / 127.5 - 1).permute(0, 3, 1, 2))  # folded as bytes, which is quicker
+        x = self.patches(folded.float().div_(127.5).sub_(1).permute(0, 3, 1, 2))  # folded as bytes, which is quicker
         for layer in self.around:
             x = x + layer(F.silu(x))
         x = F.silu(x)
@@ -104,7 +104,8 @@ class Linear(nn.Module):
     def __init__(self, config: AgentConfig):
         super().__init__()
         self.config = config
-        self.choice = nn.Linear(2 * 3 * CELLS**2, config.num_actions)
+        with torch.random.fork_rng(devices=[]):  # its weights are set by who makes it
+            self.choice = nn.Linear(2 * 3 * CELLS**2, config.num_actions)
 
     def forward(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Maps frames `[b t H W 3]` uint8, the newest last, to log odds `[b n]`; worth is unknown, 0."""

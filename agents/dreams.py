@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldsim import EpisodeStore, WorldModel, noise
-from worldsim.agents.agent import Linear, Network, draw, repeated, shown
+from worldsim.agents.agent import Linear, Network, draw, repeated
 from worldsim.types import Clip
 
 MOMENTS = 512  # of recordings, that dreams begin in
@@ -129,11 +129,15 @@ class Dreams:
         self.begun = torch.zeros(rows, dtype=torch.long, device=world.device)  # which moment each row began at
         self.state, self.seen = self._fresh(torch.arange(rows, device=world.device))
 
-    def step(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes actions by number `[b]`; returns expected rewards, the chances to live on, and drawn ends, `[b]`."""
+    def step(self, chosen: Tensor, is_seen: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Takes actions by number `[b]`; returns expected rewards, the chances to live on, and drawn ends, `[b]`.
+
+        A frame that is out of the agent's sight again before it decides need not be seen, nor decoded.
+        """
         before, action = self.state, self._actions[chosen]
         self.state, likely = self.world.foresee(before, action)
-        self.seen = shown(self.seen, self.world.observe(self.state), torch.zeros_like(chosen, dtype=torch.bool))
+        if is_seen:
+            self.seen = torch.cat((self.seen[:, 1:], self.world.observe(self.state)[:, None]), 1)
         luck = noise.uniform(self.state.address, (2,), noise.OUTCOME)[:, 1]  # as `WorldModel.step` draws it
         return likely.reward_mean, 1 - likely.end_probability, luck < likely.end_probability
 
@@ -172,8 +176,8 @@ def earned(
     luck = None if network.config.greedy else torch.Generator(world.device).manual_seed(seed)
     for step in range(0, horizon, hold):
         chosen = draw(network(dreams.seen)[0], luck)
-        for _ in range(min(hold, horizon - step)):
-            reward, kept, _ = dreams.step(chosen)
+        for left in reversed(range(min(hold, horizon - step))):
+            reward, kept, _ = dreams.step(chosen, is_seen=left < dreams.seen.shape[1])
             total, alive = total + alive * reward, alive * kept
         if alive.max() < 0.01:
             break

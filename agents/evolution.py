@@ -143,11 +143,11 @@ class Population:
         weight = candidates[:, : self.shape.numel()].view(-1, *self.shape).repeat_interleave(how.dreams, 0)
         bias = candidates[:, self.shape.numel() :].repeat_interleave(how.dreams, 0)
         total, alive = torch.zeros(rows, device=device), torch.ones(rows, device=device)
-        for _ in range(0, how.horizon, how.hold):
+        for step in range(0, how.horizon, how.hold):
             logits = torch.einsum("b n f, b f -> b n", weight, features(dreams.seen)) + bias
             chosen = draw(logits, None)
-            for _ in range(how.hold):
-                reward, kept, _ = dreams.step(chosen)
+            for left in reversed(range(min(how.hold, how.horizon - step))):
+                reward, kept, _ = dreams.step(chosen, is_seen=left < how.window)
                 total, alive = total + alive * reward, alive * kept
             if alive.max() < 0.01:
                 break

@@ -122,9 +122,9 @@ class ActorCritic:
         """Holds actions; returns the discounted reward, the discount times the chance to live on, and drawn ends."""
         reward, kept = torch.zeros_like(chosen, dtype=torch.float), torch.ones_like(chosen, dtype=torch.float)
         over = torch.zeros_like(chosen, dtype=torch.bool)
-        for _ in range(self.how.hold):
+        for left in reversed(range(self.how.hold)):
             before = self.dreams.state
-            expected, alive, ended = self.dreams.step(chosen)
+            expected, alive, ended = self.dreams.step(chosen, is_seen=left < self.how.window)
             if self.how.unsure:
                 expected = expected - self.how.unsure * self.dreams.unsure(before, chosen)
             reward, kept, over = reward + kept * expected, kept * alive * self.how.discount, over | ended

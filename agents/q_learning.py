@@ -57,11 +57,11 @@ class QLearning:
             raise ValueError(f"expected a horizon above hold={self.hold}, found {self.horizon}")
         if self.memory < 2 * (self.ahead + self.window):
             raise ValueError(f"expected a memory of at least {2 * (self.ahead + self.window)}, found {self.memory}")
-        shares = 0 < self.discount < 1 and 0 <= self.events <= 1 and 0 < self.follow <= 1 and self.learning_rate > 0
+        shares = 0 < self.discount < 1 and 0 <= self.events < 1 and 0 < self.follow <= 1 and self.learning_rate > 0
         if not shares:
             raise ValueError(
-                f"expected discount, events and follow in (0, 1] and a learning rate above 0, found {self.discount}, "
-                f"{self.events}, {self.follow} and {self.learning_rate}"
+                "expected discount in (0, 1), events in [0, 1), follow in (0, 1] and a learning rate above 0, found "
+                f"{self.discount}, {self.events}, {self.follow} and {self.learning_rate}"
             )
 
     def train(self, world: WorldModel, store: EpisodeStore | None, out: Path, minutes: float, seed: int) -> Agent:
@@ -102,8 +102,10 @@ class Memory:
         back = torch.arange(window - 1, -1, -1, device=at.device)  # frames, of which a decision has `kept`
         place, age = at % len(self.age), self.age[at % len(self.age), row][:, None]
         dreamed = self.frames[(at[:, None] - back // kept) % len(self.age), row[:, None], kept - 1 - back % kept]
-        before = starts[self.begun[place, row][:, None], (window - 1 - back + age * kept).clamp_max(window - 1)]
-        return torch.where((back // kept < age)[..., None, None, None], dreamed, before)
+        which, frame = (back // kept >= age).nonzero(as_tuple=True)  # few: those from before a row's beginning
+        steps = window - 1 - back[frame] + age[which, 0] * kept
+        dreamed[which, frame] = starts[self.begun[place, row][which], steps.clamp_max(window - 1)]
+        return dreamed
 
     def returns(self, at: Tensor, row: Tensor, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what decisions brought in up to `ahead` steps `[b]`, the discount of what came then, and when."""
@@ -216,8 +218,8 @@ class Learner:
         """Holds actions; returns the discounted reward, the discount of what follows, and drawn ends, `[rows]`."""
         reward, kept = torch.zeros_like(chosen, dtype=torch.float), 1.0
         over = torch.zeros_like(chosen, dtype=torch.bool)
-        for _ in range(self.how.hold):
-            expected, _, ended = self.dreams.step(chosen)
+        for left in reversed(range(self.how.hold)):
+            expected, _, ended = self.dreams.step(chosen, is_seen=left < self.how.window)
             reward = torch.where(over, reward, reward + kept * expected)
             kept, over = kept * self.how.discount, over | ended
         return reward, torch.full_like(reward, kept), over

@@ -24,6 +24,7 @@ from worldsim import EpisodeStore, WorldModel
 from worldsim.agents.agent import FILE, Agent, Linear, Network
 from worldsim.agents.dreams import earned, moments
 from worldsim.files import save_tensors
+from worldsim.threads import Threads
 
 LOG_SECONDS, SAVE_SECONDS = 10.0, 60.0
 CHECKPOINT = "checkpoint.safetensors"
@@ -68,27 +69,29 @@ def teach(
     before, began = facts["seconds"], time.monotonic()
     logged = saved = began
     bar = tqdm(total=100, desc=type(how).__name__, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}")
-    while facts["seconds"] < 60 * minutes:
-        told = learner.update()
-        now = time.monotonic()
-        facts |= {"updates": facts["updates"] + 1, "seconds": before + now - began}
-        share = min(1.0, facts["seconds"] / (60 * minutes))
-        if now - logged > LOG_SECONDS:
-            _log(out, facts | told)
-            bar.n = 100 * share
-            bar.set_postfix_str(" ".join(f"{name} {value:.3g}" for name, value in told.items()))
-            logged = now
-        if share * trials >= facts["tried"] + 1 or share == 1:
-            found = trial(learner.network) if trial else None
-            facts["tried"] += 1
-            _log(out, facts | {"trial": found})
-            if found is None or facts["best"] is None or found >= facts["best"]:
-                facts["best"] = found
-                _agent(learner.network, world, arguments | facts | (more or {})).save(out)
-        if now - saved > SAVE_SECONDS:
-            _save(learner, out, arguments | facts)
-            saved = now
-    _save(learner, out, arguments | facts)
+    with Threads() as threads:
+        while facts["seconds"] < 60 * minutes:
+            threads.adjust()
+            told = learner.update()
+            now = time.monotonic()
+            facts |= {"updates": facts["updates"] + 1, "seconds": before + now - began}
+            share = min(1.0, facts["seconds"] / (60 * minutes))
+            if now - logged > LOG_SECONDS:
+                _log(out, facts | told)
+                bar.n = 100 * share
+                bar.set_postfix_str(" ".join(f"{name} {value:.3g}" for name, value in told.items()))
+                logged = now
+            is_tried = share * trials >= facts["tried"] + 1 or share == 1
+            if is_tried:
+                found = trial(learner.network) if trial else None
+                facts["tried"] += 1
+                _log(out, facts | {"trial": found})
+                if found is None or facts["best"] is None or found >= facts["best"]:
+                    facts["best"] = found
+                    _agent(learner.network, world, arguments | facts | (more or {})).save(out)
+            if is_tried or now - saved > SAVE_SECONDS:
+                _save(learner, out, arguments | facts)
+                saved = now
     bar.close()
     agent = Agent.load(out)
     if trial is not None and store is not None and "promised" not in agent.facts:

@@ -31,7 +31,7 @@ STRANGERS = ("models", "data", "training")  # beside one another in a layer, but
 
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 OUTSIDE = ("agents", "envs", "configs")
-LOWEST = ("types", "pixels", "noise", "files", "actions")  # what values are, how they are drawn and kept
+LOWEST = ("types", "pixels", "noise", "files", "actions", "threads")  # what values are, how they are drawn and kept
 PUBLIC = {*worldsim.__all__, *LOWEST}
 ADAPTERS = ("worldsim.dream.sb3.",)
 

@@ -16,7 +16,7 @@ from worldsim.actions import choices
 from worldsim.agents import teaching
 from worldsim.agents.agent import FILE, Agent, AgentConfig, Linear, Network, draw
 from worldsim.agents.behaviour_cloning import BehaviourCloning
-from worldsim.agents.dreams import MOMENTS, moments
+from worldsim.agents.dreams import MOMENTS, Dreams, moments
 from worldsim.agents.evolution import Evolution, Population, SeparableCMA
 from worldsim.agents.imagination import ActorCritic, Imagination, returns
 from worldsim.agents.q_learning import EVENED, Learner, Memory, QLearning
@@ -324,6 +324,34 @@ def test_the_best_agent_of_all_trials_is_kept_and_a_killed_training_goes_on(tmp_
     assert again.updates == following.updates  # there was nothing more to do
     with pytest.raises(ValueError, match="same seed"):
         teaching.teach(Slow(), Evolution(), FakeWorld(), None, tmp_path, 0.01, 4, trial, 100)
+
+
+def test_a_trial_is_not_made_twice(tmp_path):
+    asked, killed = [], Slow()
+    killed.update = lambda: (_ for _ in ()).throw(KeyboardInterrupt) if killed.updates == 3 else Slow.update(killed)
+    trial = lambda network: asked.append(float(network.choice.bias.detach()[0])) or 0.0  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        teaching.teach(killed, Evolution(), FakeWorld(), None, tmp_path, 0.01, 0, trial, 100)
+    teaching.teach(Slow(), Evolution(), FakeWorld(), None, tmp_path, 0.01, 0, trial, 100)
+    assert asked == sorted(set(asked))
+
+
+def test_a_linear_agent_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    Linear(AgentConfig(SHAPE, 4, 1, width=0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_frame_that_no_decision_sees_is_not_decoded():
+    world = FakeWorld(end=0.0)
+    starts = moments(world, None, 3, 0)
+    plain, sparing = Dreams(world, starts, 4, 0), Dreams(world, starts, 4, 0)
+    looked, observe = [], world.observe
+    world.observe = lambda state: looked.append(1) or observe(state)
+    chosen = torch.zeros(4, dtype=torch.long)
+    told = [[dreams.step(chosen, is_seen=dreams is plain or i > 1) for i in range(5)] for dreams in (plain, sparing)]
+    assert torch.equal(plain.seen, sparing.seen) and len(looked) == 5 + 3
+    assert all(torch.equal(a, b) for one, two in zip(*told, strict=True) for a, b in zip(one, two, strict=True))
 
 
 def test_an_agent_is_the_same_when_loaded(tmp_path):

@@ -151,6 +151,29 @@ def test_a_temperature_scales_the_noise_that_a_frame_begins_as_and_is_kept_with_
     assert bundle.load(folder).temperature == 1
 
 
+def test_a_second_word_on_a_hot_world_s_frame_is_as_hot():
+    world = tiny_world()
+    state = begin(world)
+    after = world.step(state, actions(world))[0]
+    draws, told = [], world.denoiser.sample
+    world.denoiser.sample = lambda *args: draws.append(args[3](0)) or told(*args)
+    for world.temperature in (1.0, 1.25):
+        world.uncertainty(state, actions(world), after)
+    assert torch.equal(draws[1], 1.25 * draws[0])
+
+
+@pytest.mark.parametrize("context_level", [0.0, 0.1])
+def test_frames_commit_with_the_noise_that_is_theirs_and_with_none_at_level_0(context_level):
+    world = tiny_world()
+    world.context_level = context_level
+    draws, commit = [], world.denoiser.commit
+    world.denoiser.commit = lambda latent, level, draw, *rest: draws.append(draw) or commit(latent, level, draw, *rest)
+    state = begin(world)
+    after = world.step(state, actions(world))[0]
+    right = noise.normal(after.address, tuple(after.latent.shape[1:]), noise.COMMIT)
+    assert torch.equal(context_level * draws[-1], context_level * right)
+
+
 @pytest.mark.parametrize("temperature", [0, -1, 4, "hot", True, float("nan")])
 def test_a_temperature_that_is_none_is_refused_in_one_sentence(tmp_path, temperature):
     with pytest.raises(ValueError, match="expected a temperature above 0 and up to 3, found"):

@@ -144,8 +144,9 @@ class WorldModel:
         """Dreams the next frame for encoded actions `[b a]`; returns what may come with it instead of drawing it."""
         address = state.address + torch.arange(3, device=self.device) // 2  # [0, 0, 1], made on the device
         shape = tuple(state.latent.shape[1:])
-        start, commit = noise.normals(address, shape, (noise.START, noise.COMMIT)).unbind(1)
-        start = self.temperature * start
+        draws = (noise.START, noise.COMMIT) if self.context_level else (noise.START,)
+        drawn = noise.normals(address, shape, draws).unbind(1)
+        start = self.temperature * drawn[0]
 
         def draw(index: int) -> Tensor:
             return noise.normal(address, shape, noise.SOLVER + (index << noise.INDEX)) if index else start
@@ -156,7 +157,7 @@ class WorldModel:
             )
             outcome = self.outcome(features, action)
         latent = self.autoencoder.settle(latent, state.latent)
-        context = self._commit(latent, action, state.context, commit)
+        context = self._commit(latent, action, state.context, drawn[-1])  # at level 0 whatever it is
         return WorldState(context, latent, state.age + 1, address), outcome
 
     @torch.no_grad()
@@ -188,7 +189,7 @@ class WorldModel:
         evaluation makes of other noise; 0 where the frame was recalled as a whole.
         """
         shape = tuple(after.latent.shape[1:])
-        again = noise.normal(after.address, shape, noise.AGAIN)
+        again = self.temperature * noise.normal(after.address, shape, noise.AGAIN)
         with self._rounded():
             other, _ = self.denoiser.sample(EulerSampler(1), action, before.context, lambda index: again)
         other = self.autoencoder.settle(other, before.latent)

@@ -156,6 +156,6 @@ def _warning(imagined: dict[str, Any]) -> str | None:
         return None
     return (
         f"its dreams promise more than the game gives: {dream:.2f} in {imagined['steps']} steps, {real['mean']:.2f} in "
-        "the game; it may live by the world's faults (`agent train` with a shorter imagination.horizon=, "
-        "or imagination.unsure= above 0, into another folder may help)"
+        "the game; it may live by the world's faults (record what it does, train the world on with that as well, and "
+        "teach an agent anew)"
     )

@@ -1,7 +1,7 @@
 """Noise processes: how a clean latent becomes noise as its level goes from 0 to 1.
 
 Here as frozen values without parameters: `alpha` and `sigma` say what x is made of, `log_snr` and its inverse
-`level_at` are the clock they share, by which a network trained under one is sampled under another (`translate`).
+`level_at` are the clock they share: by it `translate` lets a network trained under one be sampled under another.
 Leaves out the tables of discrete steps (`discrete`).
 """
 

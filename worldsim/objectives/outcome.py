@@ -1,7 +1,8 @@
 """The outcome model's loss: reward by two-hot cross-entropy on a symexp grid, termination by binary cross-entropy.
 
 Here as a function of the models and a clip; the denoiser is read, never changed.
-Leaves out class weights: probabilities should mean what they say, also where events are shown oftener than they come.
+Leaves out class weights: probabilities should mean what they say, also where events are shown oftener than they come
+(but where rewards share bins, a rare one shown oftener counts less).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ Leaves out how the names are learned (`models.latent_action`, `objectives.latent
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -19,8 +20,8 @@ from worldsim.data.clips import WindowSampler, frame_batch
 from worldsim.data.episodes import EpisodeStore
 from worldsim.models.latent_action import CODES, WINDOW, LatentActionConfig, LatentActions, clusters
 from worldsim.objectives.latent_action import latent_action_loss
-from worldsim.pipeline.run import Run
-from worldsim.training.loop import Stage, train
+from worldsim.pipeline.run import Run, seeded, trained
+from worldsim.training.loop import Stage
 
 SHARE = 0.15  # of the minutes
 BATCH, LEARNING_RATE = 16, 1e-3
@@ -41,7 +42,9 @@ def with_latent_actions(run: Run) -> tuple[Run, LatentActions | None]:
             raise ValueError(f"expected actions=latent with begin_from={run.begin_from}, whose actions are latent")
         return run, None
     model = _begun(run) or train_latent_actions(run)
+    start = time.monotonic()
     store = completed(run, model) if model.config.completes else labelled(run.store, model)
+    run.spend("naming", lambda left: time.monotonic() - start)
     return replace(run, store=store), model
 
 
@@ -108,8 +111,7 @@ def train_latent_actions(run: Run) -> LatentActions:
     """
     assert run.latent is not None
     _check_moves(run)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(run.seed + 4)  # the CPU's alone: that is what comes back
+    with seeded(run.seed + 4):
         model = LatentActions(sizes_of(run))
     batch, device = lessons(run), run.torch_device
 
@@ -121,7 +123,7 @@ def train_latent_actions(run: Run) -> LatentActions:
 
     stage = Stage("actions", model, batch, objective, BATCH, LEARNING_RATE)
     budget = run.spend("actions", lambda left: SHARE * left)
-    model = train(stage, budget, run.folder / "actions", run.seed + 4, run.rhythm, device, run.batches_a_step)
+    model = trained(run, stage, budget, run.seed + 4)
     model.eval().requires_grad_(False)
     return model if model.config.completes else find_codes(model, run)
 

@@ -65,7 +65,7 @@ class Preset:
     forecast: StageSizes | None = None  # goes with a forecaster
     forecast_share: float = 0.35  # of what codec and encoding leave, that its training gets
     steps: int = 4
-    temperature: float = 1.0  # of the world, and of the frames that outcomes are learned from
+    temperature: float = 1.0  # of the world, of the frames that outcomes are learned from, and of students
     context_level: float = 0.1
     denoising: DenoisingConfig = field(default_factory=DenoisingConfig)
     process: Any = field(default_factory=RectifiedFlow)
