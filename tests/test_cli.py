@@ -9,11 +9,13 @@ from importlib import import_module
 from importlib.resources import files
 
 import pytest
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from worldsim.cli import arguments, worlds
 from worldsim.cli.compose import compose, module_name
 from worldsim.cli.main import COMMANDS, main
+from worldsim.cli.train import build_preset
 from worldsim.dream import registration
 
 HEAVY = ("torch", "pygame", "hydra", "omegaconf", "imageio", "matplotlib", "accelerate")
@@ -149,6 +151,20 @@ def test_a_setting_that_only_the_chosen_game_needs_is_named(capsys):
 def test_an_unreadable_argument_is_shown_with_the_form_it_should_have(argument, capsys):
     line = failure_of(["record", "game=arena", argument], capsys)
     assert f"cannot read {argument!r}; expected key=value" in line
+
+
+@pytest.mark.parametrize("key", ["steps", "temperature", "context_level"])
+def test_a_preset_s_setting_reaches_the_training(key):
+    config = compose("train", ["data=x", "out=y", "minutes=1", f"preset.{key}={3 if key == 'steps' else 0.75}"])
+    preset = instantiate(config.preset, _convert_="all")
+    assert getattr(build_preset(preset, "conv", config), key) == (3 if key == "steps" else 0.75)
+
+
+@pytest.mark.parametrize("key", ["preset.heat", "preset.backbones.conv.heat"])
+def test_a_setting_that_no_preset_has_is_refused(key):
+    config = compose("train", ["data=x", "out=y", "minutes=1", f"+{key}=1"])
+    with pytest.raises(ValueError, match="expected settings of a preset among .*, found heat"):
+        build_preset(instantiate(config.preset, _convert_="all"), "conv", config)
 
 
 def test_a_list_where_one_value_belongs_says_how_to_quote_it(capsys):

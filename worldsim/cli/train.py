@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,15 @@ def _latent(config: DictConfig) -> Callable[..., Any] | None:
 def build_preset(preset: dict[str, Any], backbone: str, config: DictConfig) -> Preset:
     """Returns the preset with the chosen backbone, and the diffusion that the other groups say."""
     chosen = preset["backbones"][backbone]
-    shared = {key: preset[key] for key in ("name", "autoencoder", "codec", "outcome", "steps", "context_level")}
+    shared = {key: value for key, value in preset.items() if key not in ("backbone", "backbones")}
+    own = {key: value for key, value in chosen.items() if key not in ("config", "denoising")}
+    known = {field.name for field in fields(Preset)}
+    if unknown := sorted((shared.keys() | own.keys()) - known):
+        raise ValueError(f"expected settings of a preset among {', '.join(sorted(known))}, found {', '.join(unknown)}")
     return Preset(
         **shared,
+        **own,
         backbone=chosen["config"],
-        dynamics=chosen["dynamics"],
-        clip_length=chosen["clip_length"],
-        **{key: chosen[key] for key in ("forecaster", "forecast", "forecast_share") if key in chosen},
         denoising=replace(chosen["denoising"], levels=instantiate(config.levels), weight=instantiate(config.weighting)),
         process=instantiate(config.process),
         prediction=instantiate(config.prediction),
