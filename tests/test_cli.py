@@ -163,7 +163,7 @@ def test_a_preset_s_setting_reaches_the_training(key):
 @pytest.mark.parametrize("key", ["preset.heat", "preset.backbones.conv.heat"])
 def test_a_setting_that_no_preset_has_is_refused(key):
     config = compose("train", ["data=x", "out=y", "minutes=1", f"+{key}=1"])
-    with pytest.raises(ValueError, match="expected settings of a preset among .*, found heat"):
+    with pytest.raises(ValueError, match=r"expected settings of a preset among [a-z_, ]+ found heat"):
         build_preset(instantiate(config.preset, _convert_="all"), "conv", config)
 
 
