@@ -104,9 +104,11 @@ def main() -> None:
     parser.add_argument("--wrong", required=True, help="what the world gets wrong, in words")
     arguments = parser.parse_args()
     target = bundle.WORLDS / arguments.name
+    metrics, given = json.loads((arguments.measured / "metrics.json").read_text()), bundle.load(arguments.world)
+    if (given.fingerprint, given.steps) != (metrics.get("fingerprint"), metrics["steps"]):
+        parser.error(f"expected figures of {arguments.world} by {given.steps} evaluations, found others; measure it so")
     shutil.copytree(arguments.world, target, dirs_exist_ok=True)
     text = json.loads((target / "world.json").read_text())
-    metrics = json.loads((arguments.measured / "metrics.json").read_text())
     text |= {"name": arguments.name, "metrics": metrics, "temperature": metrics["temperature"]}
     text["format_version"] = bundle.FORMAT_VERSION  # which holds a temperature
     (target / "world.json").write_text(json.dumps(text, indent=1) + "\n")

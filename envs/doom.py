@@ -247,8 +247,8 @@ class DoomMaze(_DoomEnv):
         ],
     }
 
-    def __init__(self, render_mode: str | None = None, max_episode_steps: int | None = 1000, labels: bool = False):
-        super().__init__(render_mode, max_episode_steps, labels)
+    def __init__(self, render_mode: str | None = None, max_episode_steps: int | None = 1000):
+        super().__init__(render_mode, max_episode_steps)
         parts = {"keys": gym.spaces.MultiBinary(4), "mouse": gym.spaces.Box(-1, 1, (1,), np.float32)}
         self.action_space = gym.spaces.Dict(parts)
 

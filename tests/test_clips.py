@@ -114,8 +114,8 @@ def test_latents_of_another_codec_are_encoded_again_and_those_of_the_same_are_ke
     encode_dataset(store, PixelCodec(), tmp_path / "latents", "one")
     path = tmp_path / "latents" / "000000.npy"
     np.save(path, np.zeros_like(np.load(path)))
-    assert not encode_dataset(store, PixelCodec(), tmp_path / "latents", "one").latents(0, 0, 3).any()
-    assert encode_dataset(store, PixelCodec(), tmp_path / "latents", "two").latents(0, 0, 3).any()
+    assert not encode_dataset(store, PixelCodec(), tmp_path / "latents", "one").stored(0, 0, 3).any()
+    assert encode_dataset(store, PixelCodec(), tmp_path / "latents", "two").stored(0, 0, 3).any()
 
 
 def test_folded_frames_are_read_as_they_were_recorded(tmp_path):

@@ -70,7 +70,7 @@ def broken_video(kind, folder, play):
         return {"source": text}, f"expected a video (.mp4, .webm, .mkv, .mov, .avi, .gif) or a folder, found {text}"
     if kind == "a data folder":
         import_frames(play, folder / "done")
-        return {"source": folder / "done"}, "is a data folder already; worldsim export makes"
+        return {"source": folder / "done"}, "is a data folder already; shift= moves its actions"
     if kind in ("size", "fps", "max_episode_steps"):
         return {"source": play, kind: 0}, f"expected {kind} to be"
     (folder / "videos").mkdir()

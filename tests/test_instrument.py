@@ -16,12 +16,12 @@ from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.envs import arena
 from worldsim.evaluation import events
 from worldsim.evaluation.control import control
-from worldsim.evaluation.controllability import action_effect, candidates, retrieval
+from worldsim.evaluation.controllability import _compare, action_effect, candidates, retrieval
 from worldsim.evaluation.drift import SPAN, Reference, drift
 from worldsim.evaluation.features import kernel_distance
 from worldsim.evaluation.fidelity import fidelity
 from worldsim.evaluation.floors import tries
-from worldsim.evaluation.habits import habits
+from worldsim.evaluation.habits import Life, _by_age, habits
 from worldsim.evaluation.memory import revisits
 from worldsim.evaluation.rare import rare
 from worldsim.evaluation.returns import _erring, _grades, returns
@@ -190,6 +190,18 @@ def test_every_future_of_the_real_game_is_told_by_its_action_at_any_age_and_a_de
     assert all(effect[age]["delta_psnr"]["mean"] == 0 and effect[age]["shuffled_ratio"]["mean"] == 1 for age in ages)
 
 
+def test_a_perfect_dream_is_told_where_rest_lies_between_two_actions():
+    frames = np.stack([np.full((1, 8, 8, 3), 100 + shift, np.uint8) for shift in (0, -2, 2)])  # rest, left, right
+    assert [row[0] for row in _compare(frames, frames)] == [1, 1, 1]
+
+
+def test_an_age_that_few_rows_reach_has_no_figure():
+    alive = [1.0] * 12 + [0.0] * 20
+    lives = [Life(alive, [0.0] * 32, list(range(32)), []) for _ in range(3)]
+    assert set(_by_age(lives, lambda life, t: life.change[t])) == {"0", "10"}
+    assert set(_by_age([*lives, Life([1.0] * 32, [0.0] * 32, [0.0] * 32, [])], lambda life, t: 0.0)) == {"0", "10"}
+
+
 class Wilful(Fault):
     """Obeys every other time, and else does as it likes."""
 
@@ -221,7 +233,7 @@ def test_a_judge_names_the_actions_of_the_real_game_at_any_age_and_catches_a_wor
     assert set(real["0"]["values"]) == {f"{key}: {held}" for key in range(4) for held in (0, 1)}
     lost = {value: x["real"] - x["dream"] for value, x in lame["0"]["values"].items()}
     assert max(lost, key=lost.get) == "3: 1" and lost["3: 1"] > 0.4
-    verdict = lambda m: said({}, "still obey", {"controllability": {"judged": m}})  # noqa: E731
+    verdict = lambda m: said({}, "obey at every age", {"controllability": {"judged": m}})  # noqa: E731
     assert verdict(real).word != "poor" and verdict(wilful).word == "poor"
 
 

@@ -18,6 +18,7 @@ from worldsim.data.policies import (
 )
 from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.envs.arena import Arena
+from worldsim.messages import GameError
 
 MODES = list(AutoresetMode)
 
@@ -177,6 +178,37 @@ def test_who_acts_may_end_the_recording_and_keeps_what_was_played(tmp_path):
     assert store.records[1].truncated
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_what_was_played_is_kept_when_the_policy_fails_or_is_interrupted(error, tmp_path):
+    steps = []
+
+    def failing(observations, started):
+        if len(steps) == 7:
+            raise error
+        steps.append(1)
+        return cycle(observations, started)
+
+    with pytest.raises(error):
+        record(counters(2, AutoresetMode.DISABLED, length=20), tmp_path, 100, failing)
+    store = EpisodeStore(tmp_path)
+    assert [r.total_steps for r in store.records] == [7, 7] and all(r.truncated for r in store.records)
+    assert [store.observations(i)[-1, 0, 0, 2] for i in range(2)] == [7, 7]
+
+
+def test_a_reward_that_is_none_fails_the_game_and_keeps_what_came_before(tmp_path):
+    env = counters(2, AutoresetMode.DISABLED, length=20)
+    step = env.step
+
+    def unpaid(actions):
+        observations, rewards, *others = step(actions)
+        return observations, np.where(rewards == 5, np.nan, rewards), *others
+
+    env.step = unpaid
+    with pytest.raises(GameError, match="expected finite rewards, found"):
+        record(env, tmp_path / "data", 100)
+    assert [r.total_steps for r in EpisodeStore(tmp_path / "data").records] == [4, 4]
+
+
 def test_an_action_out_of_space_is_refused(tmp_path):
     policy = FunctionPolicy(lambda observation, rng, space: 7, Counter.action_space, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"expected an action in Discrete\(5\), found 7"):
@@ -293,8 +325,8 @@ def test_one_seed_twice_gives_the_same_actions_and_leaves_the_games_space_alone(
     [
         (
             "stick",
-            "unknown policy 'stick'; expected one of random, sticky, held, wander, mix, human, an agent's folder, or "
-            "module:function",
+            "unknown policy 'stick'; expected one of random, sticky, held, wander, mix, human, an agent's folder, "
+            "module:function, or several of them as a+b",
         ),
         ("no_such_module:act", "No module named 'no_such_module'"),
         ("math:no_such_function", "no attribute 'no_such_function'"),

@@ -56,3 +56,27 @@ def test_returns_are_judged_by_themselves_and_not_where_the_game_s_own_are_luck(
     found = {"pearson": figure(mean), "itself": figure(itself), "policies": 16}
     assert word(metrics(returns=found), "Do good policies") == expected
     assert len(verdicts(metrics(returns=found | {"itself": figure(0.4)}))) == 3
+
+
+def lived(*pairs, steps=300):
+    figures = {str(i): {"lived": {"dream": {"mean": a}, "real": {"mean": b}}} for i, (a, b) in enumerate(pairs)}
+    return {"habits": figures, "rank_correlation": None, "steps": steps}
+
+
+@pytest.mark.parametrize(("dream", "expected"), [(110, "good"), (145, "fair"), (155, "poor")])
+def test_lives_are_judged_by_the_mean_of_the_habits_by_which_one_dies(dream, expected):
+    assert word(metrics(habits=lived((100, 100), (2 * dream - 100, 100), (300, 300))), "Do habits") == expected
+
+
+def test_lives_say_nothing_where_nobody_dies():
+    assert len(verdicts(metrics(habits=lived((300, 299), (298, 300))))) == 3
+    assert len(verdicts(metrics(habits=lived((300, 299), (298, 200))))) == 4
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.96, "good"), (0.9, "fair"), (0.7, "poor")])
+def test_control_is_judged_at_its_worst_age_and_not_where_the_judge_itself_is_blind(share, expected):
+    judged = lambda value, real=0.8: {"share": {"mean": value}, "dream": 0.5, "real": real, "chance": 0.4}  # noqa: E731
+    told = {"judged": {"0": judged(1.0), "64": judged(share)}}
+    assert word(metrics(controllability=told), "Does it obey") == expected
+    told["judged"]["64"] = judged(share, 0.45)
+    assert not [v for v in verdicts(metrics(controllability=told)) if v.question.startswith("Does it obey")]

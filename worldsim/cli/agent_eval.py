@@ -25,6 +25,7 @@ from worldsim.dream.vector_env import WorldModelVectorEnv
 from worldsim.envs.doom import TICS
 from worldsim.evaluation.statistics import interval
 from worldsim.files import write_json
+from worldsim.messages import check_whole
 
 TOO_GOOD = 1.2  # times what the game gives: a dream that promises more is warned of
 
@@ -32,8 +33,7 @@ TOO_GOOD = 1.2  # times what the game gives: a dream that promises more is warne
 def main(config: DictConfig) -> int:
     """Plays as `configs/agent_eval.yaml` says, prints what was earned and writes it to `agent.json`."""
     for key in ("episodes", "max_episode_steps", "num_envs"):
-        if not (isinstance(config[key], int) and not isinstance(config[key], bool) and config[key] >= 1):
-            raise ValueError(f"expected {key} to be a whole number of at least 1, found {config[key]}")
+        check_whole(key, config[key], 1)
     if not (isinstance(config.seed, int) and config.seed >= 0):
         raise ValueError(f"expected a seed of at least 0, found {config.seed!r}")
     if config.greedy not in (None, True, False):

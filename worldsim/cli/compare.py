@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, ListConfig
 
+import worldsim
 from worldsim import bundle
 from worldsim.cli.data import open_data
-from worldsim.cli.eval import PLACES, real_game, settings
+from worldsim.cli.eval import PLACES, SURVIVORS, real_game, settings
 from worldsim.evaluation.comparison import compare, markdown, plot
 from worldsim.evaluation.held_out import held_out, spread
 from worldsim.evaluation.parts import Parts
@@ -38,12 +39,14 @@ def main(config: DictConfig) -> int:
         raise ValueError("expected episodes that none of the worlds was trained on, found none; record others")
     episodes = spread(store, sorted(unseen), teacher.prompts.latents.shape[1], config.episodes)
     facts = {
+        "version": worldsim.__version__,
         "worlds": {name: settings(world) for name, world in loaded.items()},
         "episodes": [store.records[i].hash for i in episodes],
         "device": config.device,
     }
     parts = Parts(out / "parts.json", facts, lambda text: print(f"compare: {text}", file=sys.stderr, flush=True))
-    rows = compare(loaded, store, episodes, real_game(store), PLACES.get(store.info.game), parts)
+    game = store.info.game
+    rows = compare(loaded, store, episodes, real_game(store), PLACES.get(game), parts, SURVIVORS.get(game))
     write_json(out / "table.json", {"rows": rows})
     write_text(out / "table.md", markdown(rows))
     plot(rows, out / "plot.png")

@@ -136,6 +136,8 @@ def _knowledge(config: DictConfig, store: EpisodeStore, native: EpisodeStore) ->
     """Returns what is known of a game; of one that is played by latent actions only what frames show."""
     game = store.info.game
     if store is not native:
+        if config.get("game") is not None:
+            raise ValueError(f"expected no game= with {config.world}, whose actions are latent; leave it out")
         return Knowledge(None, PROBES.get(game), COMPARISONS.get(game), own=native, played=PLAYED.get(game))
     away = EXCURSIONS.get(game)
     excursion = (np.array(away[0], np.float64), np.array(away[1], np.float64)) if away else None

@@ -12,16 +12,16 @@ from tqdm import tqdm
 
 from worldsim.cli.data import open_data
 from worldsim.data.episodes import EpisodeStore
-from worldsim.data.importer import check_whole
 from worldsim.data.lerobot_sets import export_lerobot
 from worldsim.data.minari_sets import export_minari
+from worldsim.messages import check_whole
 from worldsim.play.video import FORMATS, VideoWriter
 
 
 def main(config: DictConfig) -> int:
     """Exports as `configs/export.yaml` says."""
     store, out = open_data(config.data), str(config.out)
-    check_whole("episodes", config.episodes, 1)
+    check_whole("episodes", config.episodes, 1, optional=True)
     if Path(out).suffix in FORMATS:
         return _film(store, Path(out), min(config.episodes or 1, len(store)))
     if config.format not in (None, "lerobot"):

@@ -1,4 +1,4 @@
-"""`worldsim import`: a video, pictures, HDF5 files, a LeRobot or a Minari data set becomes a data folder.
+"""`worldsim import`: what another program recorded becomes a data folder; one that is shifted becomes another.
 
 Here as the place that tells them apart; its name has an underscore because `import` is a word of Python's.
 Leaves out recording (`worldsim record`) and the way back to Minari (`worldsim export`).
@@ -44,7 +44,10 @@ def _import(config: DictConfig, source: str, out: Path, progress) -> int:
     shape = {key: config[key] for key in ("size", "max_episode_steps", "frame_skip", "crop")}
     if (path / FACTS).exists():
         if config.shift == 0:
-            raise ValueError(f"{path} is a data folder already; worldsim export makes a Minari data set of it")
+            raise ValueError(
+                f"{path} is a data folder already; shift= moves its actions, and worldsim export writes it as a Minari "
+                "data set"
+            )
         others = (actions, config.fps, config.camera, *shape.values())
         if others != (None, None, None, SIZE, LONGEST, 1, None) or any(config.arrays.values()):
             raise ValueError(

@@ -19,7 +19,7 @@ from worldsim.messages import GameError
 
 COMMANDS = {
     "record": "record gameplay of any game into a data folder",
-    "import": "make a data folder of videos, pictures, HDF5 or a Minari data set",
+    "import": "make a data folder of videos, pictures, HDF5, LeRobot, Minari or OWAMcap data",
     "export": "make a Minari or LeRobot data set or a film of a data folder",
     "check": "see whether recordings are fit to be learned from",
     "train": "train a world model of recorded gameplay",

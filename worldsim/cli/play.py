@@ -27,7 +27,7 @@ from worldsim.data.frame_files import read_picture
 from worldsim.data.policies import Policy, find_policy
 from worldsim.dream.env import WorldModelEnv
 from worldsim.dream.options import read_seed
-from worldsim.messages import one_line
+from worldsim.messages import check_whole, one_line
 from worldsim.play.beside import Beside
 from worldsim.play.headless import play_headless
 from worldsim.play.script import ScriptPolicy, read_script
@@ -145,9 +145,7 @@ def _check(config: DictConfig) -> None:
     if config.agent is not None and config.script is not None:
         raise ValueError("expected agent= or script=, found both; leave one out")
     for key in ("frames", "scale", "steps", "players"):
-        value = config[key]
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"expected {key} to be a whole number of at least 1, found {value}")
+        check_whole(key, config[key], 1, optional=True)
     for key in ("headless", "uncertainty"):
         if not isinstance(config[key], bool):
             raise ValueError(f"expected {key}=true or {key}=false, found {config[key]}")

@@ -23,13 +23,14 @@ from worldsim.data.episodes import DatasetInfo, EpisodeStore, EpisodeWriter
 from worldsim.data.policies import Policy
 from worldsim.data.recorder import Recorder, dataset_info
 from worldsim.dream.registration import gym_id
+from worldsim.messages import check_whole
 from worldsim.play.human import HumanPolicy
 
 
 def main(config: DictConfig) -> int:
     """Records as `configs/record.yaml` says."""
     for key, least in (("frames", 1), ("num_envs", 1), ("seed", 0), ("max_episode_steps", 1)):
-        _check_whole(key, config[key], least)
+        check_whole(key, config[key], least)
     policy_name = str(config.policy)
     if str(config.game.get("_target_")).endswith("ScreenGame"):
         return _record_screen(config, policy_name)
@@ -103,8 +104,3 @@ def _summary(writer: EpisodeWriter, before: int, seconds: float) -> str:
     mean = float(np.mean([record.total_reward for record in records]))
     rate = (frames - before) / seconds
     return f"{writer.folder}: {len(records)} episodes, {frames} frames, mean return {mean:.2f}, {rate:.0f} frames/s"
-
-
-def _check_whole(key: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"expected {key} to be a whole number of at least {least}, found {value}")

@@ -36,7 +36,7 @@ from worldsim.data.index import (
     read_info,
     write_info,
 )
-from worldsim.data.shards import Column, acquire_lock, check_rows, sync_folder, write_rows
+from worldsim.data.shards import Column, acquire_lock, check_rows, sync_names, write_rows
 
 SHARD_OBSERVATIONS = 16384  # 200 MB of 64x64 frames: few files, and each still copies in seconds
 _OPEN_MAPS = 256  # each map holds a file descriptor; the usual limit is 1024
@@ -200,7 +200,7 @@ class EpisodeWriter:
             self.records, self._index_size = read_index(self.folder)
             _check_shards(self.folder, info, self.records)
             self._index = open(self.folder / INDEX, "ab", buffering=0)  # noqa: SIM115 (lives as long as the writer)
-            sync_folder(self.folder)  # its name, too, survives a crash
+            sync_names(self.folder)  # its name, too, survives a crash
             self._index.truncate(self._index_size)
         except BaseException:
             self._lock.close()
@@ -232,8 +232,8 @@ class EpisodeWriter:
             start = record.observation_start if column.counts_observations else record.action_start
             write_rows(_shard_file(self.folder, record.shard, name), column, start, getattr(episode, name))
         if new:
-            sync_folder(folder)
-            sync_folder(folder.parent)
+            sync_names(folder)
+            sync_names(folder.parent)
         self._append_line(json.dumps(asdict(record)).encode() + b"\n")
         self.records.append(record)
         return record

@@ -1,4 +1,4 @@
-"""Videos, folders of pictures and action files as a data folder: a world of one's own game without an environment.
+"""Recordings of other programs as a data folder: a world of one's own game without an environment.
 
 Here as the place where the frames of a take meet the rows of its action file, and where an import becomes whole.
 Leaves out Minari (`minari_sets`), decoding (`frame_files`), what columns mean (`action_files`) and their clocks.
@@ -37,6 +37,7 @@ from worldsim.data.mcap_files import find_mcap_files, read_mcap
 from worldsim.data.recorder import DEFAULT_FPS
 from worldsim.data.thinning import check_crop, thin
 from worldsim.data.whole_folder import write_import
+from worldsim.messages import check_whole
 
 RESIZED_AT_ONCE = 64  # frames; as floats they take four times their bytes
 
@@ -51,10 +52,8 @@ class Shape:
     crop: Any = None  # [x, y, width, height] that is kept of a frame, before it is resized
 
     def __post_init__(self):
-        check_whole("size", self.size, 8)
-        check_whole("max_episode_steps", self.max_episode_steps, 1)
-        if self.frame_skip is None:
-            raise ValueError("expected frame_skip to be a whole number of at least 1, found null")
+        check_whole("size", self.size, 8, optional=True)
+        check_whole("max_episode_steps", self.max_episode_steps, 1, optional=True)
         check_whole("frame_skip", self.frame_skip, 1)
 
 
@@ -244,12 +243,6 @@ def _say_aligned(takes: Sequence[Take], files: Sequence[ActionFile | None], say:
             say(f"{take.path.name} has a variable rate: {counts}, at {take.fps:g} a second")
         if file and not _fits(take, file):
             say(f"{file.path.name}: {file.num_rows} rows follow their seconds onto {take.num_frames} frames")
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raises ValueError where an argument is neither None nor a whole number of at least `least`."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-        raise ValueError(f"expected {name} to be null or a whole number of at least {least}, found {value}")
 
 
 def check_fps(value: Any) -> float:

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.actions import space_from_json, space_to_json
-from worldsim.data.shards import LOCK, sync_folder
+from worldsim.data.shards import LOCK, sync_names
 from worldsim.files import write_json
 
 FORMAT_VERSION = 1
@@ -88,7 +88,7 @@ class EpisodeRecord:
 def write_info(folder: Path, info: DatasetInfo) -> None:
     """Writes the facts so that the file is there as a whole or not at all."""
     write_json(folder / FACTS, {"format_version": FORMAT_VERSION, **info.to_json()})
-    sync_folder(folder)
+    sync_names(folder)
 
 
 def read_info(folder: Path) -> DatasetInfo:

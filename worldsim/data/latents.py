@@ -35,10 +35,6 @@ class LatentStore:
         stop = record.num_observations if stop is None else stop
         return self.shards[record.shard][record.observation_start + start : record.observation_start + stop]
 
-    def latents(self, index: int, start: int, stop: int) -> Tensor:
-        """Returns frames `start:stop` of episode `index` as float32 `[n c h w]`."""
-        return self.read(torch.from_numpy(np.array(self.stored(index, start, stop))))
-
 
 def folded_dataset(store: EpisodeStore, encode: Callable[[Tensor], Tensor]) -> LatentStore:
     """Returns the recorded frames themselves, folded when they are read: nothing is encoded or written."""

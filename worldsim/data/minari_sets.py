@@ -20,9 +20,10 @@ import numpy as np
 
 from worldsim.actions import default_keymap, pack, unpack_rows
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeStore
-from worldsim.data.importer import check_fps, check_whole, resize
+from worldsim.data.importer import check_fps, resize
 from worldsim.data.recorder import DEFAULT_FPS
 from worldsim.data.whole_folder import write_import
+from worldsim.messages import check_whole
 
 FACTS = "worldsim"  # the key of Minari's metadata under which an export keeps what a data folder says of its game
 _ID = re.compile(r"([-\w]+/)*[-\w]+-v\d+")
@@ -46,7 +47,7 @@ def import_minari(
     Seeds, rewards, ends and the game's spec are kept. Minari knows no frame rate: it is 15 unless given, or the
     recording's own where worldsim exported it. Raises ValueError (one sentence) for what is damaged or no RGB pictures.
     """
-    check_whole("size", size, 8)
+    check_whole("size", size, 8, optional=True)
     dataset = _load(dataset_id)
     space = dataset.observation_space
     if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,)):

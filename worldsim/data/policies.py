@@ -143,8 +143,8 @@ def find_policy(name: str) -> Callable[[gym.Space, np.random.Generator], Policy]
     module, colon, attribute = str(name).partition(":")
     if not (module and colon and attribute):
         raise ValueError(
-            f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}, mix, human, an agent's folder, or "
-            "module:function"
+            f"unknown policy {name!r}; expected one of {', '.join(POLICIES)}, mix, human, an agent's folder, "
+            "module:function, or several of them as a+b"
         )
     try:
         function = getattr(import_module(module), attribute)

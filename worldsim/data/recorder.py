@@ -78,7 +78,8 @@ class _Row:
     rewards: list[float] = field(default_factory=list)
 
     def close(self, terminated: bool, truncated: bool, policy: str) -> Episode:
-        observations, actions = np.stack(self.observations), np.stack(self.actions)
+        steps = len(self.rewards)  # of a row that was interrupted, the whole ones
+        observations, actions = np.stack(self.observations[: steps + 1]), np.stack(self.actions[:steps])
         return Episode(
             observations, actions, np.array(self.rewards, np.float32), terminated, truncated, self.seed, policy
         )
@@ -116,8 +117,8 @@ class Recorder:
     def record(self, frames: int, progress: Callable[[int], Any] = lambda frames: None) -> None:
         """Records until the folder holds `frames` observations; `progress` hears how many it holds.
 
-        Episodes that are still open in the end are written as truncated, if they have a step. Raises GameError where
-        the game fails, when all that it had shown is written.
+        Episodes that are still open in the end are written as truncated, if they have a step; also where the game
+        fails (GameError), the policy raises or Ctrl-C is pressed.
         """
         if self._num_frames >= frames:
             return
@@ -126,6 +127,9 @@ class Recorder:
         except _GameFailed as failed:
             self._finish_all()
             raise self._game_error(failed) from failed.__cause__
+        except BaseException:
+            self._finish_all()
+            raise
         self._finish_all()
         progress(self._num_frames)
 
@@ -175,6 +179,8 @@ class Recorder:
         with _game():
             actions = unpack_rows(self._env.single_action_space, packed)
             observations, rewards, terminated, truncated, infos = self._env.step(actions)
+            if not np.isfinite(rewards).all():
+                raise ValueError(f"expected finite rewards, found {rewards}")
         observations, ended = np.array(observations), np.asarray(terminated) | np.asarray(truncated)
         started = np.array([not row.observations for row in self._rows])  # NEXT_STEP: this step was their reset
         full = np.zeros(len(started), bool)
@@ -212,6 +218,6 @@ class Recorder:
 
     def _finish(self, index: int, terminated: bool, truncated: bool) -> None:
         row, self._rows[index] = self._rows[index], _Row()
-        if row.actions:
+        if row.rewards:
             record = self._writer.append(row.close(terminated, truncated, self._policy_name))
             self._num_frames += record.num_observations

@@ -77,7 +77,7 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
+def sync_names(folder: Path) -> None:
     """Returns when the names in a folder would survive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

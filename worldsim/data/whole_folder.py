@@ -13,7 +13,7 @@ from typing import Any
 
 from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter, hash_episode
 from worldsim.data.index import FACTS, EpisodeRecord, check_continues
-from worldsim.data.shards import acquire_lock, sync_folder
+from worldsim.data.shards import acquire_lock, sync_names
 
 
 class _OtherImport(ValueError):
@@ -52,7 +52,7 @@ def write_import(
                 with acquire_lock(out):
                     shutil.rmtree(out)
             os.replace(folder, out)
-            sync_folder(out.parent)
+            sync_names(out.parent)
     return new
 
 

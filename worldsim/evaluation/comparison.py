@@ -21,7 +21,7 @@ from worldsim.evaluation.drift import Reference, drift
 from worldsim.evaluation.few_steps import TIMED, milliseconds, single_frames, with_sampler
 from worldsim.evaluation.fidelity import fidelity, positions
 from worldsim.evaluation.floors import regression
-from worldsim.evaluation.habits import Places, things_by_age
+from worldsim.evaluation.habits import Places, Script, things_by_age
 from worldsim.evaluation.subject import Dream, actions_of, starts_of
 from worldsim.types import Sampler
 from worldsim.world_model import WorldModel
@@ -40,6 +40,7 @@ def compare(
     make: Callable[[], gym.Env] | None = None,
     places: Places | None = None,
     keep: Keep = lambda name, make: make(),
+    survivor: Script | None = None,
 ) -> list[dict[str, Any]]:
     """Returns a row of figures for every world and number of evaluations; the first world is the others' teacher.
 
@@ -59,7 +60,7 @@ def compare(
         figures = fidelity(subject, store, episodes[:8], 4)
         with closing(make()) if make else nullcontext() as game:
             told = game and retrieval(subject, store, episodes[:8], game, 1)
-        long = drift(subject, reference, LONG) if few else None
+        long = drift(subject, reference, LONG, script=survivor) if few else None
         return {
             "flow_map_error": round(float((single_frames(world, store, episodes) - goal()).square().mean().sqrt()), 4),
             "detail": figures["one_step"]["detail"],

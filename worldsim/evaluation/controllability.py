@@ -140,7 +140,7 @@ def _compare(real: np.ndarray, dreamed: np.ndarray) -> list[tuple[float, float, 
         return []
     distance = square_error(dreamed[:, None], real[None])  # [n n h]
     nearest = distance.argmin(1)  # [n h]
-    right = alike[np.arange(n)[:, None], nearest, np.arange(horizon)] & ~alike.all(1)
+    right = alike[np.arange(n)[:, None], nearest, np.arange(horizon)] & ~alike.all((0, 1))
     when = lambda told: np.where(told.any(1), told.argmax(1), horizon)  # noqa: E731
     lag = np.maximum(when(right) - when(~alike.all(1)), 0)
     return [(float(right[i, -1]), float(alike[i, :, -1].mean()), float(lag[i])) for i in range(n)]

@@ -21,6 +21,7 @@ from worldsim.diffusion.samplers import EulerSampler, HeunSampler
 from worldsim.evaluation.controllability import retrieval
 from worldsim.evaluation.drift import Reference, drift
 from worldsim.evaluation.fidelity import fidelity, positions
+from worldsim.evaluation.habits import Script
 from worldsim.evaluation.subject import Dream, actions_of, encode, starts_of
 from worldsim.types import Sampler
 from worldsim.world_model import WorldModel
@@ -47,6 +48,7 @@ def few_steps(
     game: Callable[[], gym.Env | None],
     reference: Callable[[], Reference | None],
     keep: Callable[[str, Callable[[], Any]], Any],
+    survivor: Script | None = None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Returns figures by sampler, and milliseconds for one frame (no batch, with decode) by sampler.
 
@@ -59,7 +61,7 @@ def few_steps(
         subject, quick = Dream(with_sampler(world, SAMPLERS[name])), name != "heun32"  # its frames take 63 evaluations
         ahead = fidelity(subject, store, episodes[:8], 4)["open_loop"].get("16", {})
         told = retrieval(subject, store, episodes[:8], real, 1) if quick and (real := game()) is not None else None
-        long = drift(subject, to, DRIFTED) if quick and (to := reference()) is not None else None
+        long = drift(subject, to, DRIFTED, script=survivor) if quick and (to := reference()) is not None else None
         return {
             "flow_map_error": round(
                 float((single_frames(subject.world, store, episodes) - goal()).square().mean().sqrt()), 4

@@ -119,9 +119,14 @@ def _sticky(table: np.ndarray, low: int, high: int) -> Act:
 
 
 def scripted(script: Script, space: gym.Space) -> Act:
-    """Returns a script as a policy of many rows."""
-    rng = np.random.default_rng(0)
-    return lambda frames, step: np.stack([pack(space, script(frame, rng, space)) for frame in frames])
+    """Returns a script as a policy of many rows; each has luck of its own, the same in dream and game."""
+    luck: list[np.random.Generator] = []
+
+    def act(frames: np.ndarray, step: int) -> np.ndarray:
+        luck.extend(np.random.default_rng(row) for row in range(len(luck), len(frames)))
+        return np.stack([pack(space, script(frame, rng, space)) for frame, rng in zip(frames, luck, strict=True)])
+
+    return act
 
 
 def _live(player: Subject, starts: list[Start], act: Act, places: Places | None, length: int) -> list[Life]:
@@ -205,11 +210,11 @@ def _mean_sum(lives: list[Life], name: str | None) -> float:
 
 
 def _by_age(lives: list[Life], value: Callable[[Life, int], float]) -> dict[str, float]:
-    """Returns the weighted mean of a value of every frame, for each span of ages that was reached."""
+    """Returns the weighted mean of a value of every frame, by span of ages; none of fewer than two frames a row."""
     found = {}
     for low, high in zip(AGES, (*AGES[1:], 10**9), strict=True):
         parts = [(x.weight[t], value(x, t)) for x in lives for t in range(max(low, 1), min(high, len(x.weight)))]
-        if parts:
-            weights, values = np.array(parts, float).T
+        weights, values = np.array(parts, float).reshape(-1, 2).T
+        if weights.sum() >= min(2, high - low) * len(lives):
             found[str(low)] = round(float(weights @ values / weights.sum()), 4)
     return found

@@ -79,7 +79,7 @@ def measure(
             metrics["habits"] = keep("habits", lambda: habits(subject, store, episodes, make, *known, rows, steps))
         metrics["rare"] = keep("small things", lambda: rare(subject, store, episodes, 8 if quick else 16))
         metrics |= {"quick": quick, "steps": world and world.steps, "dtype": world and world.dtype_name}
-        metrics["temperature"] = world and world.temperature
+        metrics |= {"temperature": world and world.temperature, "fingerprint": world and world.fingerprint}
         metrics["regression"] = world and keep("regression", lambda: floors.regression(world, store, episodes, starts))
         metrics |= keep("ends and rewards", lambda: _events(subject, store, episodes, 2 * starts))
         metrics["uncertainty"] = world and keep("uncertainty", lambda: uncertainty(world, store, episodes, starts))
@@ -110,7 +110,9 @@ def measure(
             if play := knowledge.make:
                 metrics["returns"] = keep("returns", lambda: returns(subject, store, episodes, play, knowledge.scripts))
             if world is not None:
-                metrics["few_steps"], times = few_steps(world, store, episodes, game, reference, keep)
+                metrics["few_steps"], times = few_steps(
+                    world, store, episodes, game, reference, keep, knowledge.survivor
+                )
     return metrics, times
 
 

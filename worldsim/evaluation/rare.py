@@ -1,6 +1,6 @@
 """Small things in a game whose things nobody names: how often a place changes, and what its rarest patches look like.
 
-Here because a few pixels decide a game, and only three games have a reader that counts them (`habits`).
+Here because a few pixels decide a game, and few games have a reader that counts them (`habits`).
 Leaves out what the things are.
 """
 
@@ -32,7 +32,7 @@ def rare(subject: Any, store: EpisodeStore, episodes: list[int], rows: int = 16)
     from one frame to the next: a thing that moves, comes or goes. `distance` is the kernel distance of the rarest
     eighth of a dream's patches to the rarest eighth of the recording's: 0 is the same, 1 as far as common patches are;
     `floor` is that of one half of the recording's episodes to the other.
-    None where less than two episodes are long enough, or frames are smaller than a patch.
+    None where less than two episodes are long enough, frames are smaller than a patch, or no patch is rare.
     """
     usable = [i for i in episodes if store.records[i].total_steps > subject.window + 1]
     if len(usable) < 2 or min(store.info.observation_shape[:2]) < PATCH:
@@ -45,6 +45,8 @@ def rare(subject: Any, store: EpisodeStore, episodes: list[int], rows: int = 16)
     if not ages:
         return None
     rarity = Rarity(np.concatenate([real[:, 1] for parts in ages.values() for _, real in parts]))
+    if not rarity.unit > 0:
+        return None
     found = {}
     for age, parts in ages.items():
         dreamed, real = (np.concatenate([part[side][:, 1] for part in parts]) for side in (0, 1))
@@ -79,11 +81,11 @@ class Rarity:
         order = counts.argsort(descending=True)
         common = order[counts[order].cumsum(0) <= (1 - RARE) * len(told)]
         self._common = centres[common if len(common) else order[:1]]
-        self._unit = kernel_distance(*self._split(patches))
+        self.unit = kernel_distance(*self._split(patches))  # from what is rare to what is common
 
     def distance(self, frames: np.ndarray, others: np.ndarray) -> float:
         """Returns how far the rarest eighth of some frames' patches is from that of others."""
-        return kernel_distance(*(self._split(_patches(x))[0] for x in (frames, others))) / self._unit
+        return kernel_distance(*(self._split(_patches(x))[0] for x in (frames, others))) / self.unit
 
     def _split(self, patches: Tensor) -> list[np.ndarray]:
         """Returns the rarest eighth and the rest, each thinned to what is compared."""

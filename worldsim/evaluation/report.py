@@ -18,6 +18,7 @@ import numpy as np
 
 from worldsim.evaluation.plots import plots
 from worldsim.evaluation.verdict import verdicts
+from worldsim.play.video import VP9
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """The head, and the rows."""
@@ -87,8 +88,7 @@ def _film(rows: Sequence[np.ndarray], fps: float) -> str:
             "ffmpeg_log_level": "quiet",
             "quality": None,
         }
-        bitexact = ["-crf", "24", "-b:v", "0", "-row-mt", "1", "-cpu-used", "4"]
-        with imageio.get_writer(path, fps=fps, output_params=bitexact, **options) as writer:
+        with imageio.get_writer(path, fps=fps, output_params=VP9, **options) as writer:
             for frame in large:
                 writer.append_data(frame)  # type: ignore[attr-defined]  # imageio's stub names the reader's class
         data = base64.b64encode(path.read_bytes()).decode()
