@@ -15,11 +15,16 @@ from worldsim.data.episodes import EpisodeStore
 
 
 def row(name: str, figures: dict[str, Any]) -> str:
-    """Returns one agent's line of the table; of a Doom game lives are in tics as well."""
-    span = "[{low:.0f}, {high:.0f}]".format(**figures["interval"])
-    tics = f"{figures['tics']:.0f}" if "tics" in figures else ""
-    values = [f"{figures['mean']:.0f} {span}", f"{figures['median']:.0f}", f"{figures['sd']:.0f}", tics]
+    """Returns one agent's line of the table; of a Doom game lives are in tics."""
+    low, high = (short(figures["interval"][side]) for side in ("low", "high"))
+    lived = f"{figures['tics']:.0f} tics" if "tics" in figures else f"{figures['steps']:.0f} steps"
+    values = [f"{short(figures['mean'])} [{low}, {high}]", short(figures["median"]), short(figures["sd"]), lived]
     return f"| {name} | {figures['game']} | {figures['episodes']} | {' | '.join(values)} |"
+
+
+def short(value: float) -> str:
+    """Returns a return in few digits."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def trials(run: Path) -> list[dict[str, Any]]:
@@ -32,7 +37,7 @@ def card(name: str, run: Path, figures: list[dict[str, Any]], frames: int, comma
     """Returns the agent's card."""
     facts = Agent.load(run).facts
     how = ", ".join(f"{key} {value}" for key, value in facts["how"].items() if key != "by")
-    curve = "\n".join(f"| {t['seconds'] / 60:.0f} | {t['updates']} | {t['trial']:.0f} |" for t in trials(run))
+    curve = "\n".join(f"| {t['seconds'] / 60:.0f} | {t['updates']} | {short(t['trial'])} |" for t in trials(run))
     names = ["this one", *(Path(part["agent"]).name for part in figures[1:])]
     measured = "\n".join(map(row, names, figures))
     listed = "\n    ".join(commands)
@@ -47,7 +52,7 @@ trained on, the [world's card](README.md) says.
 How: {how}; {facts["world_steps"]} evaluations a frame, temperature {facts["world_temperature"]:g},
 {facts["world_dtype"]}.
 
-| | game | episodes | mean return [95 % interval] | median | sd | tics lived |
+| | game | episodes | mean return [95 % interval] | median | sd | lived |
 |---|---|---|---|---|---|---|
 {measured}
 
