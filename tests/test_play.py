@@ -373,7 +373,7 @@ def test_a_bad_script_is_one_sentence(tmp_path, text, message):
     [
         (
             {"agent": "clever"},
-            "expected one of random, sticky, held, wander, mix, human, an agent's folder, or module:function",
+            "expected one of random, sticky, held, wander, mix, human, an agent's folder, module:function, or several",
         ),
         ({"agent": "random", "script": "x.json"}, "found both"),
         ({"script": "no-such.json"}, "JSON file"),

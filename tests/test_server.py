@@ -427,7 +427,10 @@ def test_a_token_is_needed_wherever_others_can_ask():
         ({"serve": "127.0.0.1:0", "token": "short"}, "expected token= of at least 8 characters, found 5"),
         ({"serve": "127.0.0.1:0", "headless": True}, "expected serve= or headless=, found both"),
         ({"serve": "127.0.0.1:0", "agent": "random"}, "expected serve= or agent=, found both"),
-        ({"serve": "127.0.0.1:0", "players": 0}, "expected players to be a whole number of at least 1, found 0"),
+        (
+            {"serve": "127.0.0.1:0", "players": 0},
+            "expected players to be null or a whole number of at least 1, found 0",
+        ),
         ({"serve": "nowhere.invalid:0"}, "cannot serve at nowhere.invalid:0"),
     ],
 )
