@@ -43,7 +43,7 @@ def card(name: str, run: Path, figures: list[dict[str, Any]], frames: int, comma
     listed = "\n    ".join(commands)
     return f"""# The agent of {name}
 
-`worldsim play agent={name}` lets it play the dream. It learned there alone ({facts["how"]["by"]},
+`worldsim play world={name} agent={name}` lets it play the dream. It learned there alone ({facts["how"]["by"]},
 {facts["minutes"]:g} minutes, seed {facts["seed"]}), from moments of {frames:,} recorded frames on. What its world was
 trained on, the [world's card](README.md) says.
 
